@@ -1,0 +1,3 @@
+"""Fast, exact Whisper speech recognition on CPUs."""
+
+__version__ = "0.1.0"
