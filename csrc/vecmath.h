@@ -72,10 +72,10 @@ INLINE vec vec_load_half(const uint16_t *p) {
 #endif
 }
 
-/* e^x for x <= 88; 0 below -87. Range reduction by ln 2, then 1 + r + r^2 P(r) on |r| <= ln(2)/2, error 3e-9. */
+/* e^x for x <= 88; 0 below -87; NaN stays NaN. Range reduction by ln 2, then 1 + r + r^2 P(r) on |r| <= ln(2)/2, error 3e-9. */
 INLINE vec vec_exp(vec x) {
     const float shift = 0x1.8p23f; /* adding it rounds to the nearest integer, left in the low bits */
-    vec clamped = vec_max(vec_min(x, vec_set(88.0f)), vec_set(-87.0f));
+    vec clamped = vec_max(vec_set(-87.0f), vec_min(vec_set(88.0f), x));
     vec t = clamped * 1.44269504f + shift;
     vec n = t - shift;
     vec r = clamped - n * 0.693359375f;
