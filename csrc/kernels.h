@@ -46,7 +46,7 @@ typedef struct {
     const char *name;
 
     /* out (rows, n) = gelu?(x W^T + bias) + residual;  x (rows, k). Each row's sums run over k in ascending order, so
-       a row's result depends on neither the threads nor the other rows. out must not overlap x; it may be residual. */
+       a row's result depends on neither the threads nor the other rows. out overlaps neither x nor residual. */
     void (*linear)(float *out, size_t out_stride, const float *x, size_t x_stride, size_t rows,
                    const wcy_matrix *w, const wcy_epilogue *epilogue, int threads);
 

@@ -40,6 +40,17 @@ class HeadCache:
     def store(self, k: Array, v: Array, start: int, *, threads: int = 1) -> None: ...
 
 def attention(
-    q: Array, kv: HeadCache, n_keys: int, *, causal: bool = False, threads: int = 1
+    q: Array,
+    kv: HeadCache,
+    n_keys: int,
+    *,
+    causal: bool = False,
+    out: Array | None = None,
+    threads: int = 1,
 ) -> Array: ...
 def vocab_stats(logits: Array, start: int, stop: int) -> tuple[int, float, float]: ...
+
+class MelPlan:
+    def __init__(self, window: Array, roots: Array, filters: Array) -> None: ...
+
+def log_mel(samples: Array, plan: MelPlan, n_frames: int, *, threads: int = 1) -> Array: ...

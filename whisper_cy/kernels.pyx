@@ -15,6 +15,8 @@ cdef extern from "kernels.h" nogil:
         PANEL
         HEAD
         QUERY_BLOCK
+        FFT_SIZE
+        FFT_BINS
 
     ctypedef struct wcy_matrix:
         const void *panels
@@ -34,6 +36,13 @@ cdef extern from "kernels.h" nogil:
         size_t n_head
         size_t capacity
 
+    ctypedef struct wcy_mel:
+        const float *window
+        const float *roots
+        const float *filters
+        const int32_t *spans
+        size_t n_mels
+
     ctypedef struct wcy_kernels:
         const char *name
         void (*linear)(float *, size_t, const float *, size_t, size_t, const wcy_matrix *,
@@ -48,6 +57,7 @@ cdef extern from "kernels.h" nogil:
         void (*attention)(float *, const float *, size_t, size_t, const wcy_cache *, size_t, int,
                           float *, int) noexcept nogil
         size_t (*peak_and_logsumexp)(const float *, size_t, float *, float *) noexcept nogil
+        void (*log_mel)(float *, const float *, size_t, size_t, const wcy_mel *, int) noexcept nogil
 
     const wcy_kernels *const *wcy_available() noexcept
     void wcy_release_threads() noexcept
@@ -136,7 +146,7 @@ def linear(const float[:, :] x, Matrix w not None, const float[::1] bias=None,
     """gelu?(x W^T + bias) + residual.
 
     x (rows, k), bias (n,), residual (rows, n) -> (rows, n). GELU by the error function. `out` (rows, n) receives the
-    result when given; it may be `residual` but must not overlap x.
+    result when given; it must overlap neither x nor residual.
     """
     cdef size_t rows = x.shape[0]
     if <size_t>x.shape[1] != w.packed.k:
@@ -253,11 +263,12 @@ cdef class HeadCache:
                 table.store_keys_values(&self.cache, &k[0, 0], &v[0, 0], stride, start, count, threads)
 
 
-def attention(const float[:, :] q, HeadCache kv not None, int n_keys, *, bint causal=False, int threads=1):
+def attention(const float[:, :] q, HeadCache kv not None, int n_keys, *, bint causal=False, out=None,
+              int threads=1):
     """softmax(q K^T / 8) V by heads over the first n_keys positions of the cache.
 
-    q (count, n_head * 64) -> (count, n_head * 64). causal: the queries are the last `count` of the n_keys positions
-    and see none after themselves.
+    q (count, n_head * 64) -> (count, n_head * 64), in `out` when given. causal: the queries are the last `count` of
+    the n_keys positions and see none after themselves.
     """
     cdef size_t count = q.shape[0], width = kv.cache.n_head * HEAD
     if <size_t>q.shape[1] != width:
@@ -268,10 +279,13 @@ def attention(const float[:, :] q, HeadCache kv not None, int n_keys, *, bint ca
         )
     check_rows(q, "attention: q")
     check_threads(threads)
-    out = np.empty((count, width), np.float32)
+    if out is None:
+        out = np.empty((count, width), np.float32)
+    cdef float[:, ::1] result = out
+    if <size_t>result.shape[0] != count or <size_t>result.shape[1] != width:
+        raise ValueError(f"attention: out {out.shape} is not {(count, width)}")
     if count == 0:
         return out
-    cdef float[:, ::1] result = out
     cdef float[::1] scratch = np.empty(
         threads * min(count, <size_t>QUERY_BLOCK) * kv.cache.capacity, np.float32
     )
@@ -291,6 +305,47 @@ def vocab_stats(const float[::1] logits, int start, int stop):
     with nogil:
         peak = table.peak_and_logsumexp(&logits[start], stop - start, &maximum, &logsumexp)
     return start + <int>peak, maximum, logsumexp
+
+
+cdef class MelPlan:
+    """What turns 400 samples into n_mels bands: window (400,), roots (400, 2) = cos and -sin of 2 pi j / 400,
+    filters (n_mels, 201)."""
+
+    cdef wcy_mel mel
+    cdef object arrays
+
+    def __init__(self, window, roots, filters):
+        if window.shape != (FFT_SIZE,) or roots.shape != (FFT_SIZE, 2):
+            raise ValueError(
+                f"MelPlan: window {window.shape} is not ({FFT_SIZE},) or roots {roots.shape} not ({FFT_SIZE}, 2)"
+            )
+        if filters.ndim != 2 or filters.shape[1] != FFT_BINS or not filters.shape[0]:
+            raise ValueError(f"MelPlan: filters {filters.shape} are not (n_mels, {FFT_BINS})")
+        used = filters != 0
+        first = np.argmax(used, axis=1)
+        after = np.where(used.any(axis=1), FFT_BINS - np.argmax(used[:, ::-1], axis=1), 0)
+        spans = np.stack([first, after], axis=1).astype(np.int32)
+        cdef const float[::1] w = np.ascontiguousarray(window, np.float32)
+        cdef const float[:, ::1] r = np.ascontiguousarray(roots, np.float32)
+        cdef const float[:, ::1] f = np.ascontiguousarray(filters, np.float32)
+        cdef const int32_t[:, ::1] s = spans
+        self.arrays = (w, r, f, s)
+        self.mel = wcy_mel(&w[0], &r[0, 0], &f[0, 0], &s[0, 0], filters.shape[0])
+
+
+def log_mel(const float[::1] samples, MelPlan plan not None, Py_ssize_t n_frames, *, int threads=1):
+    """log10(max(mel power, 1e-10)) of frames [160 f, 160 f + 400) of samples (n,), zero past n -> (n_frames, n_mels)."""
+    if n_frames < 0:
+        raise ValueError(f"log_mel: {n_frames} frames")
+    check_threads(threads)
+    out = np.empty((n_frames, plan.mel.n_mels), np.float32)
+    cdef float[:, ::1] result = out
+    cdef size_t n_samples = samples.shape[0]
+    cdef const float *start = &samples[0] if n_samples else NULL
+    if n_frames:
+        with nogil:
+            table.log_mel(&result[0, 0], start, n_samples, n_frames, &plan.mel, threads)
+    return out
 
 
 use_isa(os.environ.get("WHISPER_CY_ISA") or available_isas()[0])

@@ -1,0 +1,66 @@
+"""How many threads to use when the caller does not say: the physical cores this process may run on."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+CPU_FOLDER = Path("/sys/devices/system/cpu")
+CGROUP_FOLDER = Path("/sys/fs/cgroup")
+
+
+def default_threads() -> int:
+    """Physical cores within the process's affinity mask, no more than its control group's quota; at least 1."""
+    cores = physical_cores(allowed_processors())
+    quota = cgroup_quota()
+    return max(1, cores if quota is None else min(cores, int(quota)))
+
+
+def allowed_processors() -> set[int]:
+    if hasattr(os, "sched_getaffinity"):
+        return set(os.sched_getaffinity(0))
+    return set(range(os.cpu_count() or 1))
+
+
+def physical_cores(processors: set[int], folder: Path = CPU_FOLDER) -> int:
+    """Distinct cores among the logical processors; those whose core is unknown count as one each."""
+    return len({core_of(processor, folder) for processor in processors})
+
+
+def core_of(processor: int, folder: Path) -> str:
+    """Siblings on one core list the same processors, so that list names the core."""
+    siblings = _read(folder / f"cpu{processor}" / "topology" / "thread_siblings_list")
+    return siblings or f"processor {processor}"
+
+
+def cgroup_quota(folder: Path = CGROUP_FOLDER, membership: Path | None = None) -> float | None:
+    """Processors' worth of time the control group grants, the least of all levels above; None: no limit."""
+    lines = _read(membership or Path("/proc/self/cgroup")).splitlines()
+    quotas = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers not in ("", "cpu", "cpu,cpuacct", "cpuacct,cpu"):
+            continue
+        root = folder / controllers if controllers else folder
+        group = root / path.lstrip("/")
+        quotas += [_quota(level) for level in (group, *group.parents) if root in (level, *level.parents)]
+    return min((quota for quota in quotas if quota), default=None)
+
+
+def _quota(group: Path) -> float | None:
+    """cpu.max of version 2 holds 'quota period' or 'max period'; version 1 has a file for each, -1 for no limit."""
+    fields = _read(group / "cpu.max").split()
+    if not fields:
+        fields = [_read(group / "cpu.cfs_quota_us"), _read(group / "cpu.cfs_period_us")]
+    try:
+        quota, period = (float(field) for field in fields)
+    except ValueError:
+        return None
+    return quota / period if quota > 0 and period > 0 else None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
