@@ -10,6 +10,10 @@ HEAD_SIZE = 64
 VOCABULARY_SIZES = (51864, 51865, 51866)
 """English only; multilingual with 99 languages; with 100 (large-v3 and its descendants)."""
 
+# Far beyond any Whisper: they keep damaged sizes from asking for a list of a billion names.
+_MAX_SIZE = 1 << 20
+_MAX_LAYERS = 256
+
 
 @dataclass(frozen=True)
 class Dims:
@@ -38,7 +42,8 @@ class Dims:
         """Why no Whisper has these sizes, or None."""
         for field in fields(self):
             value = getattr(self, field.name)
-            if type(value) is not int or not 0 < value < 1 << 20:
+            limit = _MAX_LAYERS if field.name.endswith("layer") else _MAX_SIZE
+            if type(value) is not int or not 0 < value <= limit:
                 return f"{field.name} cannot be {_short(value)}"
         if self.n_vocab not in VOCABULARY_SIZES:
             return f"its vocabulary has {self.n_vocab} tokens; Whisper's have 51864, 51865 or 51866"

@@ -9,6 +9,7 @@ build tensors, dicts, lists, tuples and numbers; any other name in the pickle is
 
 from __future__ import annotations
 
+import math
 import pickletools
 import zipfile
 from collections.abc import Callable
@@ -84,7 +85,7 @@ class TorchFile:
         dtype = DTYPES[kind]
         flat = self._file.view(place, dtype, (count,))
         # Expanded tensors repeat elements through a stride of 0; none of Whisper's is one.
-        if int(np.prod(tensor.shape, dtype=object)) > count:
+        if math.prod(tensor.shape) > count:
             raise self._file.error(f"damaged: a tensor of shape {tensor.shape} in {count} numbers")
         strides = tuple(stride * dtype.itemsize for stride in tensor.strides)
         try:
