@@ -20,12 +20,12 @@ from pathlib import Path
 
 from ..errors import OptionError
 
-NAMES = ("gpt2", "multilingual")
+SIZES = {"gpt2": 50256, "multilingual": 50257}  # ordinary tokens of each
 
 
 @cache
 def token_bytes(name: str) -> tuple[bytes, ...]:
-    """The bytes of every ordinary token by rank: 50,256 of "gpt2", 50,257 of "multilingual"."""
+    """The bytes of every ordinary token by rank, (SIZES[name],)."""
     singles, lefts, rights = _read(name)
     tokens = [singles[i : i + 1] for i in range(256)]
     for left, right in zip(lefts, rights, strict=True):
@@ -54,8 +54,8 @@ def printable_bytes() -> list[str]:
 
 def _read(name: str) -> tuple[bytes, tuple[int, ...], tuple[int, ...]]:
     """The 256 single bytes, and the left and the right ranks which the further tokens join."""
-    if name not in NAMES:
-        raise OptionError(f"unknown vocabulary {name!r}: choose one of {', '.join(NAMES)}")
+    if name not in SIZES:
+        raise OptionError(f"unknown vocabulary {name!r}: choose one of {', '.join(SIZES)}")
     data = zlib.decompress(Path(__file__).with_name(f"{name}.bin").read_bytes())
     count = (len(data) - 256) // 4
     ranks = bytearray(4 * count)  # little-endian 16-bit, all left ones and then all right ones
