@@ -35,6 +35,8 @@ def read_ggml(file: MappedFile) -> Source:
         raise file.error(f"not a Whisper model: {problem}")
     cursor.view(DTYPES["float32"], cursor.unpack("2i"))
     (n_tokens,) = cursor.unpack("i")
+    if n_tokens > dims.n_vocab:
+        raise file.error(f"damaged: {n_tokens} words in a vocabulary of {dims.n_vocab}")
     for _ in range(n_tokens):
         cursor.take(*cursor.unpack("I"))
     tensors: dict[str, Stored] = {}

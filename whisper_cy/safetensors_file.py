@@ -6,7 +6,7 @@ Read and written here, in a page: the library's NumPy face copies every tensor a
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +49,16 @@ def _tensor(file: MappedFile, base: int, name: str, entry: Any) -> Stored:
     return Stored(data, kind)
 
 
-def write_safetensors(path: Path, tensors: Mapping[str, Array]) -> None:
+def write_safetensors(
+    path: Path, tensors: Mapping[str, Array], rename: Callable[[str], str] = str
+) -> None:
     """Arrays as they come, float32 or float16; walked twice, because the header leads."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name, array in tensors.items():
         stop = offset + array.nbytes
         shape = list(array.shape)
-        header[name] = {
+        header[rename(name)] = {
             "dtype": _CODES[array.dtype],
             "shape": shape,
             "data_offsets": [offset, stop],

@@ -81,6 +81,13 @@ class Source:
     own_name: Callable[[str], str] = field(default=str)
 
 
+def one_line(text: str, limit: int = 300) -> str:
+    """Text that may quote a damaged file, fit to be printed."""
+    return "".join(
+        letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text[:limit]
+    )
+
+
 class MappedFile:
     """A file mapped read-only; every access is checked against its size."""
 
@@ -97,7 +104,7 @@ class MappedFile:
         self.size = len(self.data)
 
     def error(self, problem: str) -> ModelError:
-        return ModelError(f"{self.path}: {problem}")
+        return ModelError(f"{self.path}: {one_line(problem)}")
 
     def bytes(self, offset: int, count: int) -> bytes:
         self._check(offset, count)

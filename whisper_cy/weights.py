@@ -18,7 +18,7 @@ from .ggml import is_ggml, read_ggml
 from .hugging_face import WEIGHTS_FILES, read_hugging_face, weights_files
 from .openai_pt import is_openai, read_openai
 from .safetensors_file import is_safetensors
-from .stored import Array, MappedFile, Source, Stored
+from .stored import Array, MappedFile, Source, Stored, one_line
 from .torch_file import TorchFile, is_torch
 
 __all__ = ["Checkpoint", "Dims", "Tensors", "is_model_folder", "load_checkpoint"]
@@ -136,10 +136,10 @@ def _check_names(source: Source, shapes: Mapping[str, object], path: Path) -> No
             # Softmax does not see a key bias, but a fine-tune that has one was made for other code.
             if source.tensors[name].array().any():
                 raise ModelError(
-                    f"{path} has a bias on key projections, which Whisper has not: {name}"
+                    f"{path} has a bias on key projections, which Whisper has not: {one_line(name, 80)}"
                 )
         elif name.startswith(("encoder.", "decoder.")):
-            raise ModelError(f"{path} is not a plain Whisper: it has {source.own_name(name)[:80]}")
+            raise ModelError(f"{path} is not a plain Whisper: it has {one_line(name, 80)}")
 
 
 def _check_shapes(source: Source, shapes: Mapping[str, tuple[int, ...]], path: Path) -> None:
