@@ -80,7 +80,7 @@ class Tokenizer:
         self.num_languages = num_languages
         self.language = language
         self.task = task
-        self.special_tokens = special = _special_tokens(vocabulary_name, num_languages)
+        self.special_tokens = special = vocabulary.special_tokens(vocabulary_name, num_languages)
         self.eot = special["<|endoftext|>"]
         self.sot = special["<|startoftranscript|>"]
         self.translate = special["<|translate|>"]
@@ -203,27 +203,9 @@ class Tokenizer:
 
 
 @cache
-def _special_tokens(name: str, num_languages: int) -> dict[str, int]:
-    """The special tokens and their ids, ascending."""
-    specials = (
-        "<|endoftext|>",
-        "<|startoftranscript|>",
-        *(f"<|{code}|>" for code in tuple(LANGUAGES)[:num_languages]),
-        "<|translate|>",
-        "<|transcribe|>",
-        "<|startoflm|>",
-        "<|startofprev|>",
-        "<|nospeech|>",
-        "<|notimestamps|>",
-        *(f"<|{step * 0.02:.2f}|>" for step in range(1501)),
-    )
-    return {token: vocabulary.SIZES[name] + i for i, token in enumerate(specials)}
-
-
-@cache
 def _token_table(name: str, num_languages: int) -> tuple[bytes, ...]:
     """The bytes of every token, special ones included, by id."""
-    specials = _special_tokens(name, num_languages)
+    specials = vocabulary.special_tokens(name, num_languages)
     return (*vocabulary.token_bytes(name), *(token.encode() for token in specials))
 
 

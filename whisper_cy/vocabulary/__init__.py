@@ -19,6 +19,7 @@ from functools import cache
 from pathlib import Path
 
 from ..errors import OptionError
+from ..languages import LANGUAGES
 
 SIZES = {"gpt2": 50256, "multilingual": 50257}  # ordinary tokens of each
 
@@ -40,6 +41,24 @@ def merges(name: str) -> list[tuple[bytes, bytes]]:
     tokens = token_bytes(name)
     _, lefts, rights = _read(name)
     return [(tokens[left], tokens[right]) for left, right in zip(lefts, rights, strict=True)]
+
+
+@cache
+def special_tokens(name: str, num_languages: int) -> dict[str, int]:
+    """The special tokens and ids, ascending, of a model that knows the first num_languages."""
+    specials = (
+        "<|endoftext|>",
+        "<|startoftranscript|>",
+        *(f"<|{code}|>" for code in tuple(LANGUAGES)[:num_languages]),
+        "<|translate|>",
+        "<|transcribe|>",
+        "<|startoflm|>",
+        "<|startofprev|>",
+        "<|nospeech|>",
+        "<|notimestamps|>",
+        *(f"<|{step * 0.02:.2f}|>" for step in range(1501)),
+    )
+    return {token: SIZES[name] + i for i, token in enumerate(specials)}
 
 
 def printable_bytes() -> list[str]:
