@@ -71,7 +71,7 @@ def mel_to_hertz(mel: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 @functools.lru_cache
 def mel_filters(n_mels: int) -> Array:
-    """(n_mels, 201) triangles over the bins of 0 to 8000 Hz, evenly spaced in mel, of equal area."""
+    """(n_mels, 201) triangles over the bins of 0 to 8000 Hz, even in mel, of equal area."""
     top = 15 + 27 * np.log(8) / np.log(6.4)  # 8000 Hz
     edges = mel_to_hertz(np.linspace(0, top, n_mels + 2))
     low, centre, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
@@ -96,10 +96,10 @@ def _plan(n_mels: int) -> kernels.MelPlan:
 
 def _scaled(power: Array, maximum: float) -> Array:
     """log10 power (n_frames, n_mels) -> the encoder's input (n_mels, n_frames)."""
-    scaled = np.maximum(power, np.float32(maximum - 8.0))
+    scaled: Array = np.maximum(power, np.float32(maximum - 8.0)).T
     scaled += np.float32(4.0)
     scaled /= np.float32(4.0)
-    return scaled.T
+    return scaled
 
 
 def log_mel_spectrogram(

@@ -49,6 +49,7 @@ class Samples(abc.ABC):
     def read(self, start: int, stop: int) -> Array:
         """Samples [start, stop), 0 <= start <= stop <= n_samples -> (stop - start,)."""
 
+    @abc.abstractmethod
     def close(self) -> None:
         """Give back files; the samples cannot be read any more."""
 
@@ -85,9 +86,12 @@ class ArraySamples(Samples):
 
     def read(self, start: int, stop: int) -> Array:
         part = self._array[start:stop]
-        if part.dtype == np.int16:
-            return part.astype(np.float32) / np.float32(32768)
-        return part.astype(np.float32, copy=False)
+        scale = np.float32(32768 if part.dtype == np.int16 else 1)
+        samples: Array = part.astype(np.float32, copy=False)
+        return samples if scale == 1 else samples / scale
+
+    def close(self) -> None:
+        """The array stays the caller's."""
 
 
 class FileSamples(Samples):
