@@ -1,5 +1,5 @@
-/* What this processor can do at most, for bench_kernels.py: float32 multiply-adds and memory reads, by one thread or
-   several. Compiled by the bench with the flags of the level in question. */
+/* What this processor can do at most, for bench_kernels.py: float32 multiply-adds and memory reads, by one
+   thread or several. Compiled by the bench with the flags of the level in question. */
 #include <stddef.h>
 
 #if defined(__AVX512F__)

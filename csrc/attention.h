@@ -1,7 +1,9 @@
-/* Softmax attention over a key-value cache: encoder self-attention, decoder self-attention and cross-attention alike.
+/* Softmax attention over a key-value cache: encoder self-attention, decoder self-attention and
+   cross-attention alike.
 
-   A task is one head and up to QUERY_BLOCK queries: their scores against every key fit the L2 cache (12 x 1500 floats
-   are 72 KB), so the softmax is two plain passes and nothing of size queries x keys ever exists. */
+   A task is one head and up to QUERY_BLOCK queries: their scores against every key fit the L2 cache (12 x
+   1500 floats are 72 KB), so the softmax is two plain passes and nothing of size queries x keys ever exists.
+ */
 #ifndef WCY_ATTENTION_H
 #define WCY_ATTENTION_H
 
@@ -22,12 +24,13 @@ static void store_head(const wcy_cache *cache, size_t head, const float *k, cons
         float *column = keys + position / PANEL * HEAD * PANEL + position % PANEL;
         for (size_t c = 0; c < HEAD; c++) column[c * PANEL] = key[c];
         for (size_t c = 0; c < HEAD; c += PANEL)
-            memcpy(values + (c / PANEL * cache->capacity + position) * PANEL, value + c, PANEL * sizeof(float));
+            memcpy(values + (c / PANEL * cache->capacity + position) * PANEL, value + c,
+                   PANEL * sizeof(float));
     }
 }
 
-static void store_keys_values(const wcy_cache *cache, const float *k, const float *v, size_t stride, size_t start,
-                              size_t count, int threads) {
+static void store_keys_values(const wcy_cache *cache, const float *k, const float *v, size_t stride,
+                              size_t start, size_t count, int threads) {
 #pragma omp parallel for schedule(static) num_threads(team(2 * count * cache->n_head * HEAD, threads))
     for (size_t h = 0; h < cache->n_head; h++) store_head(cache, h, k, v, stride, start, count);
 }
@@ -53,7 +56,8 @@ static float softmax_row(float *scores, size_t seen, size_t n) {
     return 1.0f / total;
 }
 
-/* `count` <= QUERY_BLOCK queries of one head; `seen`: keys the first of them sees, one more for each next if causal */
+/* `count` <= QUERY_BLOCK queries of one head; `seen`: keys the first of them sees, one more for each next if
+ * causal */
 static void attend(float *out, size_t out_stride, const float *q, size_t q_stride, size_t count,
                    const wcy_cache *cache, size_t head, size_t seen, int causal, float *scores) {
     const size_t keys = causal ? seen + count - 1 : seen;
@@ -90,14 +94,15 @@ static int thread_index(void) {
 
 static void attention(float *out, const float *q, size_t q_stride, size_t count, const wcy_cache *cache,
                       size_t n_keys, int causal, float *scratch, int threads) {
-    const size_t most = count < QUERY_BLOCK ? count : QUERY_BLOCK, blocks = (count + QUERY_BLOCK - 1) / QUERY_BLOCK;
+    const size_t most = count < QUERY_BLOCK ? count : QUERY_BLOCK,
+                 blocks = (count + QUERY_BLOCK - 1) / QUERY_BLOCK;
     const size_t width = cache->n_head * HEAD;
 #pragma omp parallel for collapse(2) schedule(dynamic) num_threads(team(2 * count * n_keys * width, threads))
     for (size_t h = 0; h < cache->n_head; h++)
         for (size_t b = 0; b < blocks; b++) {
             const size_t first = b * QUERY_BLOCK, left = count - first;
-            attend(out + first * width, width, q + first * q_stride, q_stride, left < most ? left : most, cache, h,
-                   causal ? n_keys - count + first + 1 : n_keys, causal,
+            attend(out + first * width, width, q + first * q_stride, q_stride, left < most ? left : most,
+                   cache, h, causal ? n_keys - count + first + 1 : n_keys, causal,
                    scratch + (size_t)thread_index() * most * cache->capacity);
         }
 }

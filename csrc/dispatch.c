@@ -32,7 +32,8 @@ static int has_avx512vnni(void) { return has_avx512() && __builtin_cpu_supports(
 #ifdef WCY_HAVE_amx
 extern const wcy_kernels wcy_kernels_amx;
 
-/* Linux gives a process the tile registers when it asks: state component 18 of arch_prctl's ARCH_REQ_XCOMP_PERM. */
+/* Linux gives a process the tile registers when it asks: state component 18 of arch_prctl's
+ * ARCH_REQ_XCOMP_PERM. */
 static int tiles_granted(void) {
 #    if defined(__linux__) && defined(SYS_arch_prctl)
     enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };

@@ -1,4 +1,5 @@
-/* Compiled once per instruction-set level with -DWCY_LEVEL=<name>: every kernel family, then one table of them. */
+/* Compiled once per instruction-set level with -DWCY_LEVEL=<name>: every kernel family, then one table of
+ * them. */
 #include "kernels.h"
 
 #include "attention.h"

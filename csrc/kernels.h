@@ -1,12 +1,13 @@
-/* The contract between the kernels and their callers: formulas and shapes. Arrays are row-major float32; a stride is the
-   distance between rows in elements. Callers check every shape: a kernel cannot fail, allocates nothing, keeps nothing.
+/* The contract between the kernels and their callers: formulas and shapes. Arrays are row-major float32; a
+   stride is the distance between rows in elements. Callers check every shape: a kernel cannot fail, allocates
+   nothing, keeps nothing.
 
    Panels. A matrix W (n, k) that multiplies from the right, x W^T, is stored as panels of PANEL columns:
    [ceil(n / PANEL)][k][PANEL], zero beyond n; float32, or IEEE half where that holds every value exactly.
 
-   Key-value cache of one layer, one row of a batch, n_head heads of HEAD elements, capacity a multiple of PANEL:
-   keys   [n_head][capacity / PANEL][HEAD][PANEL]     (the panels of K, since scores are q K^T)
-   values [n_head][HEAD / PANEL][capacity][PANEL]     (the panels of V^T, since the result is p V)          */
+   Key-value cache of one layer, one row of a batch, n_head heads of HEAD elements, capacity a multiple of
+   PANEL: keys   [n_head][capacity / PANEL][HEAD][PANEL]     (the panels of K, since scores are q K^T) values
+   [n_head][HEAD / PANEL][capacity][PANEL]     (the panels of V^T, since the result is p V)          */
 #ifndef WCY_KERNELS_H
 #define WCY_KERNELS_H
 
@@ -45,8 +46,9 @@ typedef struct {
 typedef struct {
     const char *name;
 
-    /* out (rows, n) = gelu?(x W^T + bias) + residual;  x (rows, k). Each row's sums run over k in ascending order, so
-       a row's result depends on neither the threads nor the other rows. out overlaps neither x nor residual. */
+    /* out (rows, n) = gelu?(x W^T + bias) + residual;  x (rows, k). Each row's sums run over k in ascending
+       order, so a row's result depends on neither the threads nor the other rows. out overlaps neither x nor
+       residual. */
     void (*linear)(float *out, size_t out_stride, const float *x, size_t x_stride, size_t rows,
                    const wcy_matrix *w, const wcy_epilogue *epilogue, int threads);
 
@@ -54,18 +56,21 @@ typedef struct {
     void (*pack)(void *panels, const void *w, size_t n, size_t k, size_t element, int threads);
 
     /* out (count, k) = rows `tokens` of the packed matrix w + position (count, k). */
-    void (*embed)(float *out, const int32_t *tokens, const wcy_matrix *w, const float *position, size_t count);
+    void (*embed)(float *out, const int32_t *tokens, const wcy_matrix *w, const float *position,
+                  size_t count);
 
     /* out = (x - mean) / sqrt(variance + 1e-5) * weight + bias by rows of n, as torch.nn.LayerNorm. */
-    void (*layer_norm)(float *out, const float *x, const float *weight, const float *bias, size_t rows, size_t n,
-                       int threads);
+    void (*layer_norm)(float *out, const float *x, const float *weight, const float *bias, size_t rows,
+                       size_t n, int threads);
 
-    /* Positions [start, start + count) of the cache = count rows of k and of v, each (count, n_head * HEAD). */
-    void (*store_keys_values)(const wcy_cache *cache, const float *k, const float *v, size_t stride, size_t start,
-                              size_t count, int threads);
+    /* Positions [start, start + count) of the cache = count rows of k and of v, each (count, n_head * HEAD).
+     */
+    void (*store_keys_values)(const wcy_cache *cache, const float *k, const float *v, size_t stride,
+                              size_t start, size_t count, int threads);
 
-    /* out (count, n_head * HEAD) = softmax(q K^T / sqrt(HEAD)) V by heads over the first n_keys positions; causal:
-       query i sees positions <= n_keys - count + i. scratch: threads * min(count, QUERY_BLOCK) * capacity floats. */
+    /* out (count, n_head * HEAD) = softmax(q K^T / sqrt(HEAD)) V by heads over the first n_keys positions;
+       causal: query i sees positions <= n_keys - count + i. scratch: threads * min(count, QUERY_BLOCK) *
+       capacity floats. */
     void (*attention)(float *out, const float *q, size_t q_stride, size_t count, const wcy_cache *cache,
                       size_t n_keys, int causal, float *scratch, int threads);
 

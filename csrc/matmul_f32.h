@@ -2,8 +2,9 @@
 
    A register tile of TILE_ROWS x TILE_PANELS panels runs down k; all else is blocking around it.
    Few rows (decoding): one sweep over the weights, half converted in registers.
-   Many rows: blocks of ROW_BLOCK rows x COLUMN_BLOCK panels x DEPTH_BLOCK of k, each panel's depth block converted once
-   a task into scratch that stays in L1/L2. Sums pass through `out` between depth blocks, unrounded: it is float32. */
+   Many rows: blocks of ROW_BLOCK rows x COLUMN_BLOCK panels x DEPTH_BLOCK of k, each panel's depth block
+   converted once a task into scratch that stays in L1/L2. Sums pass through `out` between depth blocks,
+   unrounded: it is float32. */
 #ifndef WCY_MATMUL_F32_H
 #define WCY_MATMUL_F32_H
 
@@ -38,7 +39,8 @@ INLINE vec load_weights(const void *b, size_t index, int half) {
     return half ? vec_load_half((const uint16_t *)b + index) : vec_load((const float *)b + index);
 }
 
-/* out (rows, panels * PANEL) (+)= a (rows, depth) times the panels; rows, panels and half are constants when inlined */
+/* out (rows, panels * PANEL) (+)= a (rows, depth) times the panels; rows, panels and half are constants when
+ * inlined */
 INLINE void tile(const tile_work *t, int rows, int panels, int half) {
     const int vectors = panels * LANES_PER_PANEL;
     const float *a = t->a;
@@ -52,8 +54,8 @@ INLINE void tile(const tile_work *t, int rows, int panels, int half) {
         vec b[MOST_PANELS * LANES_PER_PANEL];
 #pragma GCC unroll 16
         for (int j = 0; j < vectors; j++)
-            b[j] = load_weights(t->b,
-                                j / LANES_PER_PANEL * t->panel_stride + k * PANEL + j % LANES_PER_PANEL * VL, half);
+            b[j] = load_weights(
+                t->b, j / LANES_PER_PANEL * t->panel_stride + k * PANEL + j % LANES_PER_PANEL * VL, half);
 #pragma GCC unroll 8
         for (int m = 0; m < rows; m++)
 #pragma GCC unroll 16
@@ -76,11 +78,11 @@ INLINE void tile(const tile_work *t, int rows, int panels, int half) {
 
 /* The compiled tiles: every height, one panel or the widest, float32 or half. */
 static void run_tile(const tile_work *t, int rows, int wide, int half) {
-#define TILES(rows)                                                                                                    \
-    case 4 * (rows) + 0: tile(t, rows, 1, 0); break;                                                                   \
-    case 4 * (rows) + 1: tile(t, rows, 1, 1); break;                                                                   \
-    case 4 * (rows) + 2: tile(t, rows, WIDEST(rows), 0); break;                                                        \
-    case 4 * (rows) + 3: tile(t, rows, WIDEST(rows), 1); break;
+#define TILES(rows)                                                                                          \
+case 4 * (rows) + 0: tile(t, rows, 1, 0); break;                                                             \
+case 4 * (rows) + 1: tile(t, rows, 1, 1); break;                                                             \
+case 4 * (rows) + 2: tile(t, rows, WIDEST(rows), 0); break;                                                  \
+case 4 * (rows) + 3: tile(t, rows, WIDEST(rows), 1); break;
     switch (4 * rows + 2 * wide + half) {
         TILES(1)
         TILES(2)
@@ -95,7 +97,8 @@ static void run_tile(const tile_work *t, int rows, int wide, int half) {
 }
 
 INLINE const void *panel_at(const void *panels, size_t index, int half) {
-    return half ? (const void *)((const uint16_t *)panels + index) : (const void *)((const float *)panels + index);
+    return half ? (const void *)((const uint16_t *)panels + index)
+                : (const void *)((const float *)panels + index);
 }
 
 /* The last panel, of which only `columns` < PANEL exist in out. */
@@ -107,7 +110,8 @@ static void run_partial_tile(const tile_work *t, int rows, size_t columns, int h
     for (int m = 0; t->accumulate && m < rows; m++)
         memcpy(whole + m * PANEL, t->out + m * t->out_stride, columns * sizeof(float));
     run_tile(&w, rows, 0, half);
-    for (int m = 0; m < rows; m++) memcpy(t->out + m * t->out_stride, whole + m * PANEL, columns * sizeof(float));
+    for (int m = 0; m < rows; m++)
+        memcpy(t->out + m * t->out_stride, whole + m * PANEL, columns * sizeof(float));
 }
 
 /* out (rows, columns) (+)= a (rows, depth) times as many panels as the columns need */
@@ -157,7 +161,8 @@ static void finish(float *out, size_t out_stride, size_t row, size_t rows, size_
         if (c < columns) {
             const size_t left = columns - c;
             vec_store_first(x + c,
-                            finish_lanes(vec_load_first(x + c, left), bias ? vec_load_first(bias + c, left) : zero,
+                            finish_lanes(vec_load_first(x + c, left),
+                                         bias ? vec_load_first(bias + c, left) : zero,
                                          residual ? vec_load_first(residual + c, left) : zero, e->gelu),
                             left);
         }
@@ -165,18 +170,20 @@ static void finish(float *out, size_t out_stride, size_t row, size_t rows, size_
 }
 
 /* `panels` panels of w from k on -> float32 (panels, depth, PANEL) */
-static void widen_panels(float *out, const wcy_matrix *w, size_t panel, size_t panels, size_t k, size_t depth) {
+static void widen_panels(float *out, const wcy_matrix *w, size_t panel, size_t panels, size_t k,
+                         size_t depth) {
     const uint16_t *half = w->panels;
     for (size_t p = 0; p < panels; p++) {
         const uint16_t *from = half + ((panel + p) * w->k + k) * PANEL;
-        for (size_t i = 0; i < depth * PANEL; i += VL) vec_store(out + p * depth * PANEL + i, vec_load_half(from + i));
+        for (size_t i = 0; i < depth * PANEL; i += VL)
+            vec_store(out + p * depth * PANEL + i, vec_load_half(from + i));
     }
 }
 
 static void linear_few_rows(float *out, size_t out_stride, const float *x, size_t x_stride, size_t rows,
                             const wcy_matrix *w, const wcy_epilogue *e, int threads) {
     const size_t width = DECODE_PANELS * PANEL, groups = (w->n + width - 1) / width;
-#pragma omp parallel for schedule(static) num_threads(team(rows *w->n * w->k, threads))
+#pragma omp parallel for schedule(static) num_threads(team(rows * w->n * w->k, threads))
     for (size_t g = 0; g < groups; g++) {
         const size_t first = g * width, columns = w->n - first < width ? w->n - first : width;
         const tile_work t = {.a = x,
@@ -192,8 +199,9 @@ static void linear_few_rows(float *out, size_t out_stride, const float *x, size_
 }
 
 /* One task of linear_many_rows: rows [row, row + rows), panels [panel, panel_end). */
-static void linear_block(float *out, size_t out_stride, const float *x, size_t x_stride, size_t row, size_t rows,
-                         const wcy_matrix *w, size_t panel, size_t panel_end, const wcy_epilogue *e) {
+static void linear_block(float *out, size_t out_stride, const float *x, size_t x_stride, size_t row,
+                         size_t rows, const wcy_matrix *w, size_t panel, size_t panel_end,
+                         const wcy_epilogue *e) {
     float scratch[TILE_PANELS * DEPTH_BLOCK * PANEL] __attribute__((aligned(64)));
     for (size_t k = 0; k < w->k; k += DEPTH_BLOCK) {
         const size_t depth = w->k - k < DEPTH_BLOCK ? w->k - k : DEPTH_BLOCK;
@@ -225,17 +233,17 @@ static void linear_many_rows(float *out, size_t out_stride, const float *x, size
     const size_t panels = (w->n + PANEL - 1) / PANEL;
     const size_t row_blocks = (rows + ROW_BLOCK - 1) / ROW_BLOCK,
                  column_blocks = (panels + COLUMN_BLOCK - 1) / COLUMN_BLOCK;
-#pragma omp parallel for collapse(2) schedule(dynamic) num_threads(team(rows *w->n * w->k, threads))
+#pragma omp parallel for collapse(2) schedule(dynamic) num_threads(team(rows * w->n * w->k, threads))
     for (size_t i = 0; i < row_blocks; i++)
         for (size_t j = 0; j < column_blocks; j++) {
             const size_t row = i * ROW_BLOCK, panel = j * COLUMN_BLOCK;
-            linear_block(out, out_stride, x, x_stride, row, rows - row < ROW_BLOCK ? rows - row : ROW_BLOCK, w, panel,
-                         panels - panel < COLUMN_BLOCK ? panels : panel + COLUMN_BLOCK, e);
+            linear_block(out, out_stride, x, x_stride, row, rows - row < ROW_BLOCK ? rows - row : ROW_BLOCK,
+                         w, panel, panels - panel < COLUMN_BLOCK ? panels : panel + COLUMN_BLOCK, e);
         }
 }
 
-static void linear(float *out, size_t out_stride, const float *x, size_t x_stride, size_t rows, const wcy_matrix *w,
-                   const wcy_epilogue *epilogue, int threads) {
+static void linear(float *out, size_t out_stride, const float *x, size_t x_stride, size_t rows,
+                   const wcy_matrix *w, const wcy_epilogue *epilogue, int threads) {
     if (rows <= FEW_ROWS)
         linear_few_rows(out, out_stride, x, x_stride, rows, w, epilogue, threads);
     else
@@ -250,9 +258,11 @@ static void pack_panel(void *panels, const void *w, size_t panel, size_t n, size
     memset(out, 0, rows < PANEL ? PANEL * k * element : 0);
     for (size_t r = 0; r < rows; r++)
         if (element == 2)
-            for (size_t i = 0; i < k; i++) ((uint16_t *)out)[i * PANEL + r] = ((const uint16_t *)in)[r * k + i];
+            for (size_t i = 0; i < k; i++)
+                ((uint16_t *)out)[i * PANEL + r] = ((const uint16_t *)in)[r * k + i];
         else
-            for (size_t i = 0; i < k; i++) ((uint32_t *)out)[i * PANEL + r] = ((const uint32_t *)in)[r * k + i];
+            for (size_t i = 0; i < k; i++)
+                ((uint32_t *)out)[i * PANEL + r] = ((const uint32_t *)in)[r * k + i];
 }
 
 static void pack(void *panels, const void *w, size_t n, size_t k, size_t element, int threads) {
@@ -269,7 +279,8 @@ INLINE float packed_at(const wcy_matrix *w, size_t row, size_t i) {
     return vec_load_half(lanes)[0];
 }
 
-static void embed(float *out, const int32_t *tokens, const wcy_matrix *w, const float *position, size_t count) {
+static void embed(float *out, const int32_t *tokens, const wcy_matrix *w, const float *position,
+                  size_t count) {
     for (size_t t = 0; t < count; t++)
         for (size_t i = 0; i < w->k; i++)
             out[t * w->k + i] = packed_at(w, (size_t)tokens[t], i) + position[t * w->k + i];

@@ -22,18 +22,10 @@ typedef struct {
     vec re, im;
 } cvec;
 
-INLINE cvec c_add(cvec a, cvec b) {
-    return (cvec){a.re + b.re, a.im + b.im};
-}
-INLINE cvec c_sub(cvec a, cvec b) {
-    return (cvec){a.re - b.re, a.im - b.im};
-}
-INLINE cvec c_scale(cvec a, float s) {
-    return (cvec){a.re * s, a.im * s};
-}
-INLINE cvec c_times_minus_i(cvec a) {
-    return (cvec){a.im, -a.re};
-}
+INLINE cvec c_add(cvec a, cvec b) { return (cvec){a.re + b.re, a.im + b.im}; }
+INLINE cvec c_sub(cvec a, cvec b) { return (cvec){a.re - b.re, a.im - b.im}; }
+INLINE cvec c_scale(cvec a, float s) { return (cvec){a.re * s, a.im * s}; }
+INLINE cvec c_times_minus_i(cvec a) { return (cvec){a.im, -a.re}; }
 
 /* a times one of the roots, (re, im) at root */
 INLINE cvec c_turn(cvec a, const float *root) {
@@ -134,8 +126,7 @@ static void split_power(vec *restrict power, const cvec *restrict z, const float
 }
 
 /* power (201) -> out (count frames, n_mels) */
-static void mel_bands(float *restrict out, const vec *restrict power, const wcy_mel *mel,
-                      size_t count) {
+static void mel_bands(float *restrict out, const vec *restrict power, const wcy_mel *mel, size_t count) {
     for (size_t band = 0; band < mel->n_mels; band++) {
         const float *filter = mel->filters + band * FFT_BINS;
         const int32_t *span = mel->spans + 2 * band;
@@ -147,8 +138,8 @@ static void mel_bands(float *restrict out, const vec *restrict power, const wcy_
 }
 
 /* The count <= VL frames from `first` on. */
-static void log_mel_group(float *restrict out, const float *restrict samples, size_t n_samples,
-                          size_t first, size_t count, const wcy_mel *mel) {
+static void log_mel_group(float *restrict out, const float *restrict samples, size_t n_samples, size_t first,
+                          size_t count, const wcy_mel *mel) {
     float hops[HOP][HOPS_SPANNED];
     cvec a[FFT_HALF], b[FFT_HALF];
     vec power[FFT_BINS];
@@ -162,8 +153,8 @@ static void log_mel_group(float *restrict out, const float *restrict samples, si
     mel_bands(out, power, mel, count);
 }
 
-static void log_mel(float *restrict out, const float *restrict samples, size_t n_samples,
-                    size_t n_frames, const wcy_mel *mel, int threads) {
+static void log_mel(float *restrict out, const float *restrict samples, size_t n_samples, size_t n_frames,
+                    const wcy_mel *mel, int threads) {
 #pragma omp parallel for num_threads(team(n_frames *FRAME_WORK, threads))
     for (size_t first = 0; first < n_frames; first += VL) {
         size_t count = n_frames - first < VL ? n_frames - first : VL;

@@ -29,8 +29,8 @@ static void normalise_row(float *out, const float *x, const float *weight, const
     for (size_t i = 0; i < n; i++) out[i] = (x[i] - mean) * scale * weight[i] + bias[i];
 }
 
-static void layer_norm(float *out, const float *x, const float *weight, const float *bias, size_t rows, size_t n,
-                       int threads) {
+static void layer_norm(float *out, const float *x, const float *weight, const float *bias, size_t rows,
+                       size_t n, int threads) {
 #pragma omp parallel for schedule(static) num_threads(team(rows *n, threads))
     for (size_t r = 0; r < rows; r++) normalise_row(out + r * n, x + r * n, weight, bias, n);
 }
@@ -45,7 +45,8 @@ static float row_maximum(const float *x, size_t n) {
     return top;
 }
 
-/* sum of e^(x - top); each lane's running sum stays short enough for float32 (50,000 terms over 4 VL lanes) */
+/* sum of e^(x - top); each lane's running sum stays short enough for float32 (50,000 terms over 4 VL lanes)
+ */
 static float sum_of_exponentials(const float *x, size_t n, float top) {
     vec sums[4] = {{0}};
     size_t i = 0;
@@ -60,7 +61,8 @@ static float sum_of_exponentials(const float *x, size_t n, float top) {
     return vec_sum((sums[0] + sums[1]) + (sums[2] + sums[3])) + rest;
 }
 
-/* the first index of `value`; 0 if it is not there. Whole blocks are passed over without a branch per element. */
+/* the first index of `value`; 0 if it is not there. Whole blocks are passed over without a branch per
+ * element. */
 static size_t first_index(const float *x, size_t n, float value) {
     enum { BLOCK = 64 };
     size_t i = 0;

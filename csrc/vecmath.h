@@ -1,7 +1,8 @@
-/* Lanes of float32 and the elementary functions on them, branch-free plain C that is full width at every level.
+/* Lanes of float32 and the elementary functions on them, branch-free plain C that is full width at every
+   level.
 
-   Polynomials were fitted here (minimax by Lawson-weighted least squares on Chebyshev nodes, float64), over the ranges
-   their comments give; the error stated is that of the polynomial before float32 rounding. */
+   Polynomials were fitted here (minimax by Lawson-weighted least squares on Chebyshev nodes, float64), over
+   the ranges their comments give; the error stated is that of the polynomial before float32 rounding. */
 #ifndef WCY_VECMATH_H
 #define WCY_VECMATH_H
 
@@ -65,14 +66,15 @@ INLINE vec vec_load_half(const uint16_t *p) {
 #else
     ivec bits;
     for (int i = 0; i < VL; i++) bits[i] = p[i];
-    /* exponent and mantissa moved to float32's place read 2^-112 too small, subnormals included; the product mends it
-       exactly. Weights are finite: infinities and NaN need no care. */
+    /* exponent and mantissa moved to float32's place read 2^-112 too small, subnormals included; the product
+       mends it exactly. Weights are finite: infinities and NaN need no care. */
     vec magnitude = (vec)((bits & 0x7fff) << 13) * 0x1p112f;
     return (vec)((ivec)magnitude | ((bits & 0x8000) << 16));
 #endif
 }
 
-/* e^x for x <= 88; 0 below -87; NaN stays NaN. Range reduction by ln 2, then 1 + r + r^2 P(r) on |r| <= ln(2)/2, error 3e-9. */
+/* e^x for x <= 88; 0 below -87; NaN stays NaN. Range reduction by ln 2, then 1 + r + r^2 P(r) on |r| <=
+ * ln(2)/2, error 3e-9. */
 INLINE vec vec_exp(vec x) {
     const float shift = 0x1.8p23f; /* adding it rounds to the nearest integer, left in the low bits */
     vec clamped = vec_max(vec_set(-87.0f), vec_min(vec_set(88.0f), x));
@@ -90,7 +92,8 @@ INLINE vec vec_exp(vec x) {
     return vec_select(x < -87.0f, vec_set(0.0f), value * (vec)power);
 }
 
-/* ln x for positive normal x. x = 2^e m, sqrt(1/2) <= m < sqrt(2); ln(1+f) = f - f^2/2 + f^3 P(f), error 6e-9. */
+/* ln x for positive normal x. x = 2^e m, sqrt(1/2) <= m < sqrt(2); ln(1+f) = f - f^2/2 + f^3 P(f), error
+ * 6e-9. */
 INLINE vec vec_log(vec x) {
     ivec bits = (ivec)x - 0x3f3504f3; /* sqrt(1/2) as float32 bits */
     ivec exponent = bits >> 23;
@@ -108,8 +111,8 @@ INLINE vec vec_log(vec x) {
     return (((square * f) * p + e * -2.12194440e-4f) - 0.5f * square) + f + e * 0.693359375f;
 }
 
-/* The error function. |x| < 1: x + x P(x^2), error 1e-9; beyond: 1 - exp(P(|x|)) fitted to ln erfc up to 4, where
-   float32 has reached 1; error 2e-11. */
+/* The error function. |x| < 1: x + x P(x^2), error 1e-9; beyond: 1 - exp(P(|x|)) fitted to ln erfc up to 4,
+   where float32 has reached 1; error 2e-11. */
 INLINE vec vec_erf(vec x) {
     vec a = vec_min(vec_abs(x), vec_set(4.0f));
     vec s = x * x;
