@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from numbers import Integral, Real
+from operator import index
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -18,7 +19,7 @@ import numpy.typing as npt
 
 from . import kernels
 from .errors import Cancelled, OptionError
-from .tokenizer import LANGUAGES, TO_LANGUAGE_CODE, Tokenizer, get_tokenizer
+from .tokenizer import Tokenizer, get_tokenizer, language_code
 
 if TYPE_CHECKING:
     from .model import KVCache, Whisper
@@ -58,8 +59,8 @@ def require_number(name: str, value: object, low: float | None = None, high: flo
     """A number, in low..high where low is given, or None."""
     if value is None:
         return
-    ok = isinstance(value, Real) and not isinstance(value, bool) and not math.isnan(value)
-    if not ok or (low is not None and not low <= value <= high):
+    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    if math.isnan(number) or (low is not None and not low <= number <= high):
         allowed = "a number" if low is None else f"a number in {low:g}..{high:g}"
         raise OptionError(f"{name} is {allowed} or None, not {value!r}")
 
@@ -73,20 +74,6 @@ def is_token_list(value: object) -> bool:
     return isinstance(value, (list, tuple, np.ndarray)) and all(
         isinstance(token, Integral) and not isinstance(token, bool) for token in value
     )
-
-
-def language_code(language: object) -> str | None:
-    """'de', 'German' or 'german' -> 'de'; None -> None."""
-    if language is None:
-        return None
-    name = language.strip().lower() if isinstance(language, str) else ""
-    code = name if name in LANGUAGES else TO_LANGUAGE_CODE.get(name)
-    if code is None:
-        raise OptionError(
-            f"language {language!r} is not one of Whisper's: give a code such as 'en', "
-            "a name such as 'german', or None to detect it"
-        )
-    return code
 
 
 @dataclass(frozen=True)
@@ -124,8 +111,10 @@ class DecodingOptions:
         for name in ("suppress_blank", "without_timestamps"):
             require_bool(name, getattr(self, name))
         require_number("max_initial_timestamp", self.max_initial_timestamp, 0, CHUNK_SECONDS)
-        object.__setattr__(self, "language", language_code(self.language))
-        object.__setattr__(self, "suppress_tokens", parse_suppress_tokens(self.suppress_tokens))
+        require_text("language", self.language)
+        if self.language is not None:
+            object.__setattr__(self, "language", language_code(self.language))
+        parse_suppress_tokens(self.suppress_tokens)
 
     def _refuse_what_is_not_there(self) -> None:
         for name, feature in NOT_YET.items():
@@ -141,12 +130,11 @@ class DecodingOptions:
 def parse_suppress_tokens(value: str | Iterable[int] | None) -> tuple[int, ...]:
     """'-1,50257' or [-1, 50257] -> (-1, 50257); '' and None -> ()."""
     try:
-        if isinstance(value, str):
-            return tuple(int(token) for token in value.split(",")) if value else ()
-        tokens = () if value is None else tuple(value)
+        given = value.split(",") if isinstance(value, str) and value else value or ()
+        tokens = tuple(int(t) if isinstance(t, str) else index(t) for t in given)
     except (TypeError, ValueError):
-        tokens = (None,)
-    if not is_token_list(tokens) or any(token < -1 for token in tokens):
+        tokens = (-2,)
+    if any(token < -1 for token in tokens):
         raise OptionError(
             "suppress_tokens is a list of token ids, or text such as '-1' or '50257,11', "
             f"not {value!r}"
@@ -299,7 +287,9 @@ class WindowDecoder:
         rules: list[Rule] = []
         if options.suppress_blank:
             rules.append(SuppressBlank((*tokenizer.encode(" "), tokenizer.eot)))
-        if suppressed := suppressed_tokens(tokenizer, options.suppress_tokens):
+        if suppressed := suppressed_tokens(
+            tokenizer, parse_suppress_tokens(options.suppress_tokens)
+        ):
             if suppressed[-1] >= self.model.dims.n_vocab:
                 raise OptionError(
                     f"suppress_tokens: {suppressed[-1]} is not a token of this model "
@@ -413,10 +403,6 @@ def model_tokenizer(
     model: Whisper, language: str | None = None, task: str | None = None
 ) -> Tokenizer:
     """The model's tokenizer, or OptionError where the model does not know the language."""
-    if model.is_multilingual and language is not None:
-        known = list(LANGUAGES)[: model.num_languages]
-        if language not in known:
-            raise OptionError(f"language: this model does not know {language!r}")
     return get_tokenizer(
         model.is_multilingual, num_languages=model.num_languages, language=language, task=task
     )

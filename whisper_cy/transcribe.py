@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import difflib
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .audio import HOP_LENGTH, N_FRAMES, SAMPLE_RATE, LogMel, open_audio
+from .audio import HOP_LENGTH, N_FRAMES, SAMPLE_RATE, AudioSource, LogMel, open_audio
 from .decoding import (
     CancelToken,
     DecodingOptions,
@@ -214,16 +216,17 @@ def is_silence(result: DecodingResult, options: TranscribeOptions) -> bool:
 class SegmentStream(Iterator[Segment]):
     """The segments of a recording, each as soon as it is decoded.
 
-    `language` (a code) and `duration` (seconds) are known from the first segment on. Closing the
-    stream early closes the recording; memory does not grow with what was transcribed.
+    `language` (a code), whether it was `detected`, and `duration` (s) are known from the first
+    segment on. Closing the stream closes the recording; memory does not grow with what was said.
     """
 
-    def __init__(self, model: Whisper, audio: Any, options: TranscribeOptions) -> None:
+    def __init__(self, model: Whisper, audio: AudioSource, options: TranscribeOptions) -> None:
         self.language: str | None = None
+        self.detected = False
         self.duration: float | None = None
         self._model = model
         self._options = options
-        self._asked_language = _known_language(model, options.decoding.language)
+        self._asked_language = _known_language(model, options.decoding)
         self._decoder = self._window_decoder(self._asked_language)
         self._segments = self._run(audio)
 
@@ -239,10 +242,8 @@ class SegmentStream(Iterator[Segment]):
     def _window_decoder(self, language: str | None) -> WindowDecoder:
         return WindowDecoder(self._model, replace(self._options.decoding, language=language))
 
-    def _run(self, audio: Any) -> Iterator[Segment]:
-        with open_audio(audio) as samples:
-            check_cancelled(self._options.cancel)
-            log_mel = LogMel(samples, self._model.dims.n_mels, self._model.threads)
+    def _run(self, audio: AudioSource) -> Generator[Segment, None, None]:
+        with open_log_mel(self._model, audio, self._options.cancel) as log_mel:
             self.duration = frames_to_seconds(log_mel.content_frames)
             first = self._settle_language(log_mel)
             for number, segment in enumerate(self._windows(log_mel, first)):
@@ -253,40 +254,52 @@ class SegmentStream(Iterator[Segment]):
         language, features = self._asked_language, None
         if language is None:
             check_cancelled(self._options.cancel)
-            features = self._model.encode(padded_window(log_mel, 0, N_FRAMES))
+            features = self._model.encode(opening_window(log_mel))
             language, _ = detect_language(self._model, features)
+            self.detected = True
             self._decoder = self._window_decoder(language)
         self.language = language
         return features
 
     def _windows(self, log_mel: LogMel, first: Array | None) -> Iterator[Segment]:
         """first: features of the first 30 s of the padded recording, or None."""
-        model, options, decoder = self._model, self._options, self._decoder
         history = self._prompt_history()
-        frames_per_step = N_FRAMES // model.dims.n_audio_ctx
-        content_frames = log_mel.content_frames
-        seek = 0
+        seek, content_frames = 0, log_mel.content_frames
         self._report(seek, content_frames)
         while seek < content_frames:
             n_frames = min(N_FRAMES, content_frames - seek)
-            check_cancelled(options.cancel)
-            # A window cut short by the end differs from the padded recording: see `padded_window`.
-            reuse = first is not None and seek == 0 and n_frames == N_FRAMES
-            features = first if reuse else model.encode(padded_window(log_mel, seek, n_frames))
-            result = decoder.decode(features, history.prompt(), options.cancel)
-            advance = n_frames
-            if not is_silence(result, options):
-                begin = decoder.tokenizer.timestamp_begin
-                cut = cut_window(result.tokens, n_frames, begin, frames_per_step)
-                segments = [self._segment(seek, piece, result) for piece in cut.pieces]
-                advance = cut.advance
-                for segment in segments:
-                    history.extend(segment.tokens)
-                if not options.condition_on_previous_text or result.temperature > HIGH_TEMPERATURE:
-                    history.reset()
-                yield from segments
-            seek += advance
+            features = self._features(log_mel, seek, n_frames, first)
+            result = self._decoder.decode(features, history.prompt(), self._options.cancel)
+            cut = self._cut(result, n_frames)
+            segments = [self._segment(seek, piece, result) for piece in cut.pieces]
+            self._remember(history, segments, result)
+            yield from segments
+            seek += cut.advance
             self._report(min(seek, content_frames), content_frames)
+
+    def _features(self, log_mel: LogMel, seek: int, n_frames: int, first: Array | None) -> Array:
+        check_cancelled(self._options.cancel)
+        # A shorter window ends in zeros of the mel, the opening one in the mel of silence.
+        if first is not None and seek == 0 and n_frames == N_FRAMES:
+            return first
+        return self._model.encode(padded_window(log_mel, seek, n_frames))
+
+    def _cut(self, result: DecodingResult, n_frames: int) -> Cut:
+        if is_silence(result, self._options):
+            return Cut([], n_frames)
+        frames_per_step = N_FRAMES // self._model.dims.n_audio_ctx
+        begin = self._decoder.tokenizer.timestamp_begin
+        return cut_window(result.tokens, n_frames, begin, frames_per_step)
+
+    def _remember(
+        self, history: PromptHistory, segments: Sequence[Segment], result: DecodingResult
+    ) -> None:
+        """What the next windows are conditioned on; silence changes nothing."""
+        for segment in segments:
+            history.extend(segment.tokens)
+        loose = result.temperature > HIGH_TEMPERATURE
+        if segments and (loose or not self._options.condition_on_previous_text):
+            history.reset()
 
     def _prompt_history(self) -> PromptHistory:
         options, tokenizer = self._options, self._decoder.tokenizer
@@ -327,6 +340,20 @@ class SegmentStream(Iterator[Segment]):
             self._options.progress(Progress(done, total))
 
 
+@contextmanager
+def open_log_mel(
+    model: Whisper, audio: AudioSource, cancel: CancelToken | None = None
+) -> Iterator[LogMel]:
+    check = partial(check_cancelled, cancel)
+    with open_audio(audio, check) as samples:
+        yield LogMel(samples, model.dims.n_mels, model.threads, check)
+
+
+def opening_window(log_mel: LogMel) -> Array:
+    """(n_mels, 3000): what the language is detected from, the first 30 s with silence after it."""
+    return padded_window(log_mel, 0, N_FRAMES)
+
+
 def padded_window(log_mel: LogMel, seek: int, n_frames: int) -> Array:
     """(n_mels, 3000): n_frames of the recording from frame `seek`, then 0.0 in mel space."""
     mel = log_mel.window(seek, n_frames)
@@ -335,18 +362,16 @@ def padded_window(log_mel: LogMel, seek: int, n_frames: int) -> Array:
     return padded
 
 
-def _known_language(model: Whisper, language: str | None) -> str | None:
+def _known_language(model: Whisper, options: DecodingOptions) -> str | None:
     """The language asked for, 'en' where the model knows no other, None where to detect it."""
     if model.is_multilingual:
-        return language
-    if language not in (None, "en"):
-        warnings.warn(
-            f"this model knows only English; language {language!r} is not used", stacklevel=2
-        )
+        return options.language
+    if options.language not in (None, "en") or options.task != "transcribe":
+        warnings.warn("this model knows only English and transcribes it", stacklevel=2)
     return "en"
 
 
-def segments(model: Whisper, audio: Any, **options: Any) -> SegmentStream:
+def segments(model: Whisper, audio: AudioSource, **options: Any) -> SegmentStream:
     """audio: a path, '-', a file object or 16 kHz samples (n,) -> its segments as decoded.
 
     The options are checked here, the recording is opened with the first segment asked for.
@@ -354,17 +379,9 @@ def segments(model: Whisper, audio: Any, **options: Any) -> SegmentStream:
     return SegmentStream(model, audio, TranscribeOptions.from_keywords(options))
 
 
-def transcribe(model: Whisper, audio: Any, **options: Any) -> Transcript:
+def transcribe(model: Whisper, audio: AudioSource, **options: Any) -> Transcript:
     """audio: a path, '-', a file object or 16 kHz samples (n,) -> the whole transcript."""
     stream = segments(model, audio, **options)
     found = tuple(stream)
     text = stream.decode_text([token for segment in found for token in segment.tokens])
     return Transcript(text=text, segments=found, language=stream.language or "en")
-
-
-def detect_spoken_language(model: Whisper, audio: Any) -> tuple[str, dict[str, float]]:
-    """The language of the first 30 s -> (code, {code: probability})."""
-    with open_audio(audio) as samples:
-        log_mel = LogMel(samples, model.dims.n_mels, model.threads)
-        features = model.encode(padded_window(log_mel, 0, N_FRAMES))
-    return detect_language(model, features)
