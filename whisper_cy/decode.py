@@ -131,6 +131,9 @@ class SoundFileDecoder:
     """WAV, FLAC, Ogg, MP3, AIFF and whatever else libsndfile reads."""
 
     def __init__(self, sound: soundfile.SoundFile, name: str) -> None:
+        # Where a file is seekable, soundfile seeks to where it is after every read. In an MP3 that
+        # loses the bits kept from earlier frames: wrong sound, and complaints on standard error.
+        sound.seekable = lambda: False
         self.sound = sound
         self.name = name
         self.rate: int = sound.samplerate

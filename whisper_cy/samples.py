@@ -66,14 +66,14 @@ class Samples(abc.ABC):
 
 
 class ArraySamples(Samples):
-    """A caller's array (n,), taken as 16 kHz mono: floating point, or int16 of which 32768 is 1."""
+    """A caller's array (n,) of 16 kHz mono: float32, float64, or int16 of which 32768 is 1."""
 
     def __init__(self, array: npt.NDArray[Any]) -> None:
         if array.ndim != 1:
             raise OptionError(
                 f"audio: an array of shape {array.shape}; give 16 kHz mono samples of shape (n,)"
             )
-        if array.dtype.kind != "f" and array.dtype != np.int16:
+        if array.dtype not in (np.float32, np.float64, np.int16):
             raise OptionError(
                 f"audio: an array of {array.dtype}; give float32 between -1 and 1, float64 or int16"
             )
