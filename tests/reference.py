@@ -61,3 +61,13 @@ def vocab_stats(logits: Array, start: int, stop: int) -> tuple[int, float, float
     if top == -np.inf:
         return start, top, top
     return start + int(x.argmax()), top, top + np.log(np.exp(x - top).sum())
+
+
+def log_mel(samples: Array, filters: Array, n_frames: int) -> Array:
+    """samples (n,), zeros after them; filters (n_mels, 201) -> log10 power (n_frames, n_mels)."""
+    padded = np.zeros(max(len(samples), 160 * n_frames + 400))
+    padded[: len(samples)] = samples
+    frames = np.lib.stride_tricks.sliding_window_view(padded, 400)[::160][:n_frames]
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(400) / 400)
+    power = np.abs(np.fft.rfft(frames * window)) ** 2
+    return np.log10(np.maximum(power @ filters.astype(np.float64).T, 1e-10))
