@@ -25,6 +25,7 @@ X86_LEVELS = {
 OTHER_LEVELS: dict[str, list[str]] = {"baseline": []}
 # gnu11: a * b + c may become one fused operation. psabi: vectors pass only between inlined functions.
 COMMON = ["-std=gnu11", "-O3", "-fopenmp", "-Wall", "-Wextra", "-Wno-psabi"]
+C_SOURCES = sorted(str(path) for path in Path("csrc").glob("*.[ch]"))
 EXTRA = shlex.split(os.environ.get("WHISPER_CY_CFLAGS", ""))
 LINK_EXTRA = shlex.split(os.environ.get("WHISPER_CY_LDFLAGS", ""))
 
@@ -52,7 +53,7 @@ class BuildLevels(build_ext):
             [source],
             output_dir=str(folder),
             macros=macros,
-            depends=[str(header) for header in Path("csrc").glob("*.h")],
+            depends=C_SOURCES,
             extra_postargs=[*COMMON, *flags, *EXTRA],
         )
 
@@ -84,6 +85,7 @@ kernels = Extension(
     "whisper_cy.kernels",
     ["whisper_cy/kernels.pyx"],
     include_dirs=["csrc"],
+    depends=C_SOURCES,  # which also takes them along into a source distribution
     extra_compile_args=["-O2", "-fopenmp", *EXTRA],
     extra_link_args=["-fopenmp", *LINK_EXTRA],
 )
