@@ -48,7 +48,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from engines import ENGINES, Job, NotHere
+from engines import ENGINES, Job, MissingError
 
 OWN, STANDARD = "whisper-cy", "openai-whisper"
 OTHERS = 0.15  # cores used by other processes above which a measurement is repeated
@@ -82,7 +82,7 @@ def work(arguments: argparse.Namespace) -> None:
     job = Job(Path(arguments.models) / arguments.model, clip, arguments.threads, {})
     try:
         engine = ENGINES[arguments.engine](job)
-    except (ImportError, NotHere) as error:
+    except (ImportError, MissingError) as error:
         print(RESULT + json.dumps({"missing": str(error)}), flush=True)
         return
     before = machine_use()
@@ -271,19 +271,19 @@ def cell(row: Row, name: str, scale: float, digits: int) -> str:
     """'min / median'"""
     values = row.values.get(name)
     if not values:
-        return "–"
+        return "-"
     return f"{min(values) * scale:.{digits}f} / {statistics.median(values) * scale:.{digits}f}"
 
 
 def ratio(row: Row, own: Row | None, name: str) -> str:
     value, mine = row.median(name), own.median(name) if own else None
-    return f"{value / mine:.2f}" if value and mine else "–"
+    return f"{value / mine:.2f}" if value and mine else "-"
 
 
 def agreement(row: Row, rows: dict[str, Row], name: str) -> str:
     standard = rows.get(STANDARD)
     if not standard or name not in row.texts or name not in standard.texts:
-        return "–"
+        return "-"
     return f"{100 * (1 - word_error_rate(row.texts[name], standard.texts[name])):.1f}"
 
 
@@ -344,7 +344,7 @@ def section(
 ) -> str:
     """The Markdown section: what ran where, the table, what was left out."""
     day = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
-    isa = rows[OWN].isa if OWN in rows else "–"
+    isa = rows[OWN].isa if OWN in rows else "-"
     lines = [
         f"### {arguments.model}, {arguments.threads} threads, {day}",
         "",

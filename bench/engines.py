@@ -32,7 +32,7 @@ CLIP: dict[str, Any] = {
 }
 
 
-class NotHere(Exception):
+class MissingError(Exception):
     """The engine or its form of the weights is missing; the message says which."""
 
 
@@ -62,7 +62,7 @@ class Job:
     def file(self, name: str) -> Path:
         path = self.weights / name
         if not path.exists():
-            raise NotHere(f"no {path}")
+            raise MissingError(f"no {path}")
         return path
 
     def stage(self, name: str, call: Callable[[], Any]) -> Any:

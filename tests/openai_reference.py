@@ -81,7 +81,7 @@ def openai_logits(model: whisper.Whisper) -> Logits:
     def logits(mel: np.ndarray, tokens: list[int]) -> np.ndarray:
         with torch.no_grad():
             features = model.encoder(torch.from_numpy(mel)[None])
-            return model.decoder(torch.tensor([tokens]), features)[0].numpy()
+            return np.asarray(model.decoder(torch.tensor([tokens]), features)[0])
 
     return logits
 
@@ -91,7 +91,7 @@ def own_logits(model: Any) -> Logits:
 
     def logits(mel: np.ndarray, tokens: list[int]) -> np.ndarray:
         cache = model.new_cache(model.encode(mel))
-        return model.logits(model.decode(np.array([tokens]), cache)[0])
+        return np.asarray(model.logits(model.decode(np.array([tokens]), cache)[0]))
 
     return logits
 

@@ -9,7 +9,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "bench"))
 
-import bench_transcribe as bench  # noqa: E402  (bench is no package)
+import bench_transcribe as bench
 
 
 def found(seconds: float, text: str, others: float = 0.0) -> dict[str, object]:
@@ -49,7 +49,7 @@ def test_table_compares_with_whisper_cy_and_openai_whisper() -> None:
 def test_table_without_a_standard_has_no_agreement() -> None:
     row = bench.Row()
     row.add(found(1.0, "one"))
-    assert bench.table({"other": row}, None)[-1].endswith("| – | – |")
+    assert bench.table({"other": row}, None)[-1].endswith("| - | - |")
 
 
 def test_unknown_engine_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

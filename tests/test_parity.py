@@ -21,27 +21,32 @@ from conftest import Recording, project_speech, speech
 pytest.importorskip("torch", reason="needs torch: the parity tests run openai-whisper")
 pytest.importorskip("whisper", reason="needs openai-whisper: the parity tests run it")
 
-import openai_reference as openai  # noqa: E402  (imports torch, which may be missing)
+import openai_reference as openai
 
-import whisper_cy  # noqa: E402
-from whisper_cy import audio, errors, weights  # noqa: E402
+import whisper_cy
+from whisper_cy import audio, errors, weights
 
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore::UserWarning")]
 
 THREADS = 2
+TORCH_THREADS = 1  # on a busy machine two of its threads wait for each other for minutes
 RELATIVE_ERROR = 1e-4
 WINDOWS_PER_TIE = 200
 CONCATENATION_SECONDS = 600
-FEW = ("jfk-wav", "lj002-0020", "libri-6313-76958-0021", "net-kennedy-wav", "lv-sonnet3", "wk-es")
+FEW = ("jfk-wav", "lj002-0020", "libri-6313-76958-0021", "wk-es", "lv-sonnet3")
 MODES = {"timestamps": {}, "text only": {"without_timestamps": True}}
 OPTIONS: dict[str, dict[str, Any]] = {
-    "initial prompt": {"initial_prompt": "A speech by Jon F. Kennedy"},
-    "no condition": {"condition_on_previous_text": False},
+    "initial prompt": {"initial_prompt": "A speech by John F. Kennedy"},
+    "no condition, no thresholds": {
+        "condition_on_previous_text": False,
+        "no_speech_threshold": None,
+        "logprob_threshold": None,
+        "compression_ratio_threshold": None,
+    },
     "nothing suppressed": {"suppress_tokens": "", "suppress_blank": False},
     "late first time": {"max_initial_timestamp": None},
     "prefix": {"prefix": "And so, my", "sample_len": 40},
     "short sample": {"sample_len": 12},
-    "no thresholds": {"no_speech_threshold": None, "logprob_threshold": None},
 }
 
 
@@ -78,8 +83,8 @@ def load(path: Path) -> Engines:
 
 
 @pytest.fixture(autouse=True)
-def two_torch_threads() -> Iterator[None]:
-    with openai.torch_threads(THREADS):
+def few_torch_threads() -> Iterator[None]:
+    with openai.torch_threads(TORCH_THREADS):
         yield
 
 
@@ -220,11 +225,10 @@ def test_options(tiny_en: Path, name: str) -> None:
     tally.check()
 
 
-@pytest.mark.parametrize("sound", ["nothing", "one sample", "silence", "noise"])
+@pytest.mark.parametrize("sound", ["one sample", "silence", "noise"])
 def test_no_speech(tiny_en: Path, sound: str) -> None:
     noise = np.random.default_rng(0).standard_normal(5 * audio.SAMPLE_RATE).astype(np.float32)
     sounds = {
-        "nothing": np.zeros(0, np.float32),
         "one sample": np.full(1, 0.5, np.float32),
         "silence": np.zeros(5 * audio.SAMPLE_RATE, np.float32),
         "noise": 0.1 * noise,
