@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from . import __version__
 from .errors import OptionError, OutputError, WhisperCyError
@@ -132,8 +132,15 @@ def optional(kind: Callable[[str], Parsed]) -> Callable[[str], Parsed | None]:
     return read
 
 
-def transcribe_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, as every other error is said."""
+
+    def error(self, message: str) -> NoReturn:
+        raise OptionError(f"{message} (see {self.prog} --help)")
+
+
+def transcribe_parser() -> Parser:
+    parser = Parser(
         prog=PROGRAM,
         description="Transcribe recordings with OpenAI's Whisper on the CPU.",
         epilog=EPILOG,
@@ -438,7 +445,7 @@ def progress_bar(verbose: bool) -> Iterator[Callable[[Progress], None] | None]:
 
 
 def info_command(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=f"{PROGRAM} info", description="Print the processor, kernels, threads and models."
     )
     parser.parse_args(arguments)
@@ -476,7 +483,7 @@ def processor_name() -> str:
 
 
 def export_command(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=f"{PROGRAM} export",
         description="Write a model, from any format it can be read in, as a Hugging Face folder.",
     )
