@@ -37,7 +37,7 @@ SMALL = Dims(
     n_text_head=1,
     n_text_layer=1,
 )
-"""The smallest Whisper: true heads and vocabulary, more encoder than decoder layers as in distil-*."""
+"""The smallest Whisper: true head size and vocabulary, more encoder than decoder layers."""
 
 HEADS = ((0, 0),)
 
@@ -49,7 +49,7 @@ _CT2_KINDS = ("float32", "int8", "int16", "int32", "float16", "bfloat16")
 
 
 def random_weights(seed: int = 0, dims: Dims = SMALL) -> tuple[Dims, dict[str, Array]]:
-    """OpenAI's names -> float32 of 7 significant bits, so that bfloat16 and float16 hold them too."""
+    """OpenAI's names -> float32 of 7 significant bits, which bfloat16 and float16 hold too."""
     generator = np.random.default_rng(seed)
     tensors = {}
     for name, shape in dims.shapes().items():
@@ -61,21 +61,12 @@ def random_weights(seed: int = 0, dims: Dims = SMALL) -> tuple[Dims, dict[str, A
 def numbers(array: Array, kind: str) -> bytes:
     """The array's values as a file of that kind holds them."""
     if kind == "bfloat16":
-        return (array.astype("<f4").view("<u4") >> np.uint32(16)).astype("<u2").tobytes()
-    return array.astype(_BITS[kind]).tobytes()
+        array = (array.astype("<f4").view("<u4") >> np.uint32(16)).astype("<u2")
+        return bytes(array.tobytes())
+    return bytes(array.astype(_BITS[kind]).tobytes())
 
 
 # --- OpenAI's .pt --------------------------------------------------------------------------------
-
-
-class _Global:
-    """A name that pickles as a reference to it, whether or not its module is there."""
-
-    def __init__(self, module: str, name: str) -> None:
-        self.module, self.name = module, name
-
-    def __call__(self) -> None:
-        """The pickler wants what it writes as a function to be callable."""
 
 
 class _Tensor:
@@ -83,37 +74,35 @@ class _Tensor:
         self.key, self.array, self.kind = key, array, kind
 
 
-class _Pickler(pickle._Pickler):  # the one in Python: its save_global can be given a name
-    dispatch = pickle._Pickler.dispatch.copy()
-
-    def persistent_id(self, value: Any) -> Any:
-        if not isinstance(value, _Storage):
-            return None
-        tensor = value.tensor
-        storage = _Global("torch", _STORAGES[tensor.kind])
-        return ("storage", storage, tensor.key, "cpu", tensor.array.size, *value.view_metadata)
-
-    def save_name(self, value: _Global) -> None:
-        self.write(pickle.GLOBAL + f"{value.module}\n{value.name}\n".encode())
-
-    def save_tensor(self, tensor: _Tensor) -> None:
-        strides = tuple(stride // tensor.array.itemsize for stride in tensor.array.strides)
-        storage = _Storage(tensor, self.view_metadata)
-        arguments = (storage, 0, tensor.array.shape, strides, False, OrderedDict())
-        self.save_reduce(_Global("torch._utils", "_rebuild_tensor_v2"), arguments)
-
-    dispatch[_Global] = save_name
-    dispatch[_Tensor] = save_tensor
-    view_metadata: tuple[None, ...] = ()
+def _pickled(root: object, view_metadata: bytes = b"") -> bytes:
+    """Protocol 2, as torch.save's pickler writes it but without memo; N is the legacy metadata."""
+    return b"\x80\x02" + _opcodes(root, view_metadata) + b"."
 
 
-class _LegacyPickler(_Pickler):
-    view_metadata = (None,)
+def _opcodes(value: Any, metadata: bytes) -> bytes:
+    if isinstance(value, _Tensor):
+        return _tensor_opcodes(value, metadata)
+    if isinstance(value, str):
+        return b"X" + struct.pack("<I", len(value.encode())) + value.encode()
+    if isinstance(value, int):
+        return b"J" + struct.pack("<i", value)
+    if isinstance(value, tuple):
+        return b"(" + b"".join(_opcodes(item, metadata) for item in value) + b"t"
+    new = b"ccollections\nOrderedDict\n)R" if isinstance(value, OrderedDict) else b"}"
+    items = (_opcodes(part, metadata) for item in value.items() for part in item)
+    return new + b"(" + b"".join(items) + b"u"
 
 
-class _Storage:
-    def __init__(self, tensor: _Tensor, view_metadata: tuple[None, ...]) -> None:
-        self.tensor, self.view_metadata = tensor, view_metadata
+def _tensor_opcodes(tensor: _Tensor, metadata: bytes) -> bytes:
+    array = tensor.array
+    strides = tuple(stride // array.itemsize for stride in array.strides)
+    key, count = _opcodes(tensor.key, b""), _opcodes(array.size, b"")
+    storage_class = f"ctorch\n{_STORAGES[tensor.kind]}\n".encode()
+    storage = b"(" + _opcodes("storage", b"") + storage_class + key
+    storage += _opcodes("cpu", b"") + count + metadata + b"tQ"
+    place = _opcodes(0, b"") + _opcodes(array.shape, b"") + _opcodes(strides, b"")
+    hooks = b"\x89" + _opcodes(OrderedDict(), b"")
+    return b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + place + hooks + b"tR"
 
 
 def write_openai(
@@ -134,8 +123,7 @@ def write_pickle(path: Path, root: object) -> None:
 
 def _write_torch(path: Path, root: object, tensors: list[_Tensor]) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        with archive.open("archive/data.pkl", "w") as file:
-            _Pickler(file, 2).dump(root)
+        archive.writestr("archive/data.pkl", _pickled(root))
         archive.writestr("archive/byteorder", "little")
         for tensor in tensors:
             archive.writestr(f"archive/data/{tensor.key}", numbers(tensor.array, tensor.kind))
@@ -147,7 +135,7 @@ def _write_legacy_torch(path: Path, root: object, tensors: list[_Tensor]) -> Non
     with path.open("wb") as file:
         for value in (0x1950A86A20F9469CFC6C, 1001, machine):
             pickle.dump(value, file, 2)
-        _LegacyPickler(file, 2).dump(root)
+        file.write(_pickled(root, b"N"))
         pickle.dump([tensor.key for tensor in tensors], file, 2)
         for tensor in tensors:
             file.write(struct.pack("<q", tensor.array.size) + numbers(tensor.array, tensor.kind))
@@ -177,16 +165,16 @@ def write_config(folder: Path, dims: Dims, **changes: Any) -> None:
 
 def write_safetensors(path: Path, tensors: Weights, kind: str = "float32") -> None:
     """Tensors under the names they have, in one file."""
-    header, data = {}, b""
+    header, parts, start = {}, [], 0
     for name, array in tensors.items():
-        start, data = len(data), data + numbers(array, kind)
+        parts.append(numbers(array, kind))
         header[name] = {
             "dtype": _SAFETENSORS_CODES[kind],
             "shape": array.shape,
-            "data_offsets": [start, len(data)],
+            "data_offsets": [start, start := start + len(parts[-1])],
         }
     text = json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+    path.write_bytes(b"".join([struct.pack("<Q", len(text)), text, *parts]))
 
 
 def write_hugging_face(
@@ -198,7 +186,7 @@ def write_hugging_face(
     if shards == 1:
         write_safetensors(folder / "model.safetensors", dict(named), kind)
         return
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for shard in range(shards):
         file = f"model-{shard + 1:05}-of-{shards:05}.safetensors"
         part = dict(named[shard::shards])
@@ -241,7 +229,7 @@ def write_ctranslate2(folder: Path, dims: Dims, tensors: Weights, kind: str = "f
 
 
 def quantised(array: Array) -> tuple[Array, Array]:
-    """(rows, ...) -> int8 of the same shape and the scale (rows,) by which each row was multiplied."""
+    """(rows, ...) -> int8 (rows, ...) and the scale (rows,) by which each row was multiplied."""
     rows = array.reshape(len(array), -1)
     largest = np.abs(rows).max(axis=1)
     scale = (np.float32(127) / np.where(largest == 0, np.float32(127), largest)).astype(np.float32)

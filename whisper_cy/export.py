@@ -173,7 +173,7 @@ def _tokenizer_documents(tokenizer: Tokenizer) -> dict[str, Any]:
             },
             "add_prefix_space": False,
             "errors": "replace",
-            "clean_up_tokenization_spaces": True,
+            "clean_up_tokenization_spaces": False,
             "model_max_length": 1024,
             "return_attention_mask": False,
         },

@@ -21,7 +21,7 @@ import numpy as np
 from .stored import DTYPES, Cursor, MappedFile, Stored
 
 _ZIP_MAGIC = b"PK\x03\x04"
-_LEGACY_MAGIC = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
+_LEGACY_MAGIC = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"  # within a pickle's frame
 _LOCAL_HEADER_SIZE = 30
 
 _KINDS = {
@@ -58,8 +58,8 @@ class _RefusedError(Exception):
 
 
 def is_torch(file: MappedFile) -> bool:
-    head = file.data[: len(_LEGACY_MAGIC)]
-    return head.startswith(_ZIP_MAGIC) or head == _LEGACY_MAGIC
+    head = file.data[:32]
+    return head.startswith(_ZIP_MAGIC) or (head[:1] == b"\x80" and _LEGACY_MAGIC in head)
 
 
 class TorchFile:

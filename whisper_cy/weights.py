@@ -136,7 +136,7 @@ def _check_names(source: Source, shapes: Mapping[str, object], path: Path) -> No
             # Softmax does not see a key bias, but a fine-tune that has one was made for other code.
             if source.tensors[name].array().any():
                 raise ModelError(
-                    f"{path} has a bias on key projections, which Whisper has not: {one_line(name, 80)}"
+                    f"{path} has a bias on a key projection, unlike Whisper: {one_line(name, 80)}"
                 )
         elif name.startswith(("encoder.", "decoder.")):
             raise ModelError(f"{path} is not a plain Whisper: it has {one_line(name, 80)}")
