@@ -1,7 +1,8 @@
-"""Build of the one extension module: csrc/kernels.c once per instruction-set level, all levels linked together.
+"""Build of the one extension module: csrc/kernels.c once per level, all levels linked together.
 
-A level whose flags this compiler does not take, or that is another processor family's, is left out, and the build says
-so. WHISPER_CY_CFLAGS adds flags to every object (a sanitizer, -Werror); WHISPER_CY_LDFLAGS to the link.
+A level whose flags this compiler does not take, or that is another processor family's, is left out,
+and the build says so. WHISPER_CY_CFLAGS adds flags to every object (a sanitizer, -Werror);
+WHISPER_CY_LDFLAGS to the link.
 """
 
 import os
@@ -23,7 +24,7 @@ X86_LEVELS = {
     "amx": [*AVX512, "-mavx512vnni", "-mavx512bf16", "-mamx-tile", "-mamx-bf16", "-mamx-int8"],
 }
 OTHER_LEVELS: dict[str, list[str]] = {"baseline": []}
-# gnu11: a * b + c may become one fused operation. psabi: vectors pass only between inlined functions.
+# gnu11 lets a * b + c become one fused operation; vectors pass only between inlined functions
 COMMON = ["-std=gnu11", "-O3", "-fopenmp", "-Wall", "-Wextra", "-Wno-psabi"]
 C_SOURCES = sorted(str(path) for path in Path("csrc").glob("*.[ch]"))
 EXTRA = shlex.split(os.environ.get("WHISPER_CY_CFLAGS", ""))
@@ -31,7 +32,7 @@ LINK_EXTRA = shlex.split(os.environ.get("WHISPER_CY_LDFLAGS", ""))
 
 
 class BuildLevels(build_ext):
-    """Compiles the levels and the dispatcher into objects of their own and hands them to the module's link."""
+    """Compiles every level and the dispatcher into objects, then hands them to the link."""
 
     def build_extension(self, ext: Extension) -> None:
         x86 = platform.machine().lower() in ("x86_64", "amd64")

@@ -1,4 +1,6 @@
-"""Plain NumPy twins of the kernels, in float64: the formulas of csrc/kernels.h written as they read."""
+"""Plain NumPy twins of the kernels, in float64: the formulas of csrc/kernels.h written as they
+read.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ def softmax(x: Array) -> Array:
 
 
 def attention(q: Array, k: Array, v: Array, n_head: int, causal: bool) -> Array:
-    """q (count, d), k and v (n_keys, d) -> (count, d); causal: query i sees n_keys - count + i + 1 keys."""
+    """q (count, d), k and v (n_keys, d) -> (count, d); causal: query i sees n_keys - count + i + 1
+    keys.
+    """
     count, n_keys, size = len(q), len(k), q.shape[1] // n_head
     out = np.empty((count, q.shape[1]))
     for head in range(n_head):

@@ -1,7 +1,7 @@
 """Every kernel against its float64 twin, at every instruction-set level this machine runs.
 
-Tolerances: a float32 sum of k products of numbers near 1 errs by about sqrt(k) * 6e-8 of its own size when rounding
-errors are independent; the bounds below allow ten times that.
+Tolerances: a float32 sum of k products of numbers near 1 errs by about sqrt(k) * 6e-8 of its own
+size when rounding errors are independent; the bounds below allow ten times that.
 """
 
 from __future__ import annotations
@@ -134,7 +134,9 @@ def test_layer_norm(level, threads, n):
 )
 def test_attention(level, threads, count, n_keys, causal):
     n_head = 3
-    qkv = random(n_keys, 3 * n_head * 64)  # q, k and v side by side, as the fused projection leaves them
+    qkv = random(
+        n_keys, 3 * n_head * 64
+    )  # q, k and v side by side, as the fused projection leaves them
     q, k, v = np.split(qkv, 3, axis=1)
     q = q[n_keys - count :] * 3
     cache = kernels.HeadCache(n_head, n_keys + 5)
@@ -192,7 +194,10 @@ def test_empty_inputs(level):
     assert kernels.linear(np.empty((0, 4), np.float32), packed).shape == (0, 8)
     empty = np.empty((0, 64), np.float32)
     assert kernels.layer_norm(empty, random(64), random(64)).shape == (0, 64)
-    assert kernels.embed(np.empty(0, np.int32), packed, np.empty((0, 4), np.float32)).shape == (0, 4)
+    assert kernels.embed(np.empty(0, np.int32), packed, np.empty((0, 4), np.float32)).shape == (
+        0,
+        4,
+    )
     assert kernels.attention(empty, kernels.HeadCache(1, 4), 4).shape == (0, 64)
 
 
@@ -205,14 +210,22 @@ WRONG = {
     "linear out": lambda: kernels.linear(
         random(2, 4), kernels.Matrix(random(8, 4)), out=np.empty((2, 9), np.float32)
     ),
-    "linear columns apart": lambda: kernels.linear(random(2, 8)[:, ::2], kernels.Matrix(random(8, 4))),
-    "linear dtype": lambda: kernels.linear(random(2, 4).astype(np.float64), kernels.Matrix(random(8, 4))),
+    "linear columns apart": lambda: kernels.linear(
+        random(2, 8)[:, ::2], kernels.Matrix(random(8, 4))
+    ),
+    "linear dtype": lambda: kernels.linear(
+        random(2, 4).astype(np.float64), kernels.Matrix(random(8, 4))
+    ),
     "linear threads": lambda: kernels.linear(random(2, 4), kernels.Matrix(random(8, 4)), threads=0),
     "matrix dtype": lambda: kernels.Matrix(np.zeros((2, 2), np.int8)),
     "matrix rank": lambda: kernels.Matrix(random(4)),
     "matrix empty": lambda: kernels.Matrix(random(0, 4)),
-    "token below": lambda: kernels.embed(np.array([-1], np.int32), kernels.Matrix(random(8, 4)), random(1, 4)),
-    "token above": lambda: kernels.embed(np.array([8], np.int32), kernels.Matrix(random(8, 4)), random(1, 4)),
+    "token below": lambda: kernels.embed(
+        np.array([-1], np.int32), kernels.Matrix(random(8, 4)), random(1, 4)
+    ),
+    "token above": lambda: kernels.embed(
+        np.array([8], np.int32), kernels.Matrix(random(8, 4)), random(1, 4)
+    ),
     "layer_norm weight": lambda: kernels.layer_norm(random(2, 4), random(5), random(4)),
     "cache overflow": lambda: kernels.HeadCache(1, 4).store(random(3, 64), random(3, 64), 2),
     "cache negative": lambda: kernels.HeadCache(1, 4).store(random(3, 64), random(3, 64), -1),
@@ -221,7 +234,9 @@ WRONG = {
     "attention width": lambda: kernels.attention(random(1, 128), kernels.HeadCache(1, 4), 4),
     "attention keys": lambda: kernels.attention(random(1, 64), kernels.HeadCache(1, 4), 5),
     "attention no keys": lambda: kernels.attention(random(1, 64), kernels.HeadCache(1, 4), 0),
-    "attention causal": lambda: kernels.attention(random(3, 64), kernels.HeadCache(1, 4), 2, causal=True),
+    "attention causal": lambda: kernels.attention(
+        random(3, 64), kernels.HeadCache(1, 4), 2, causal=True
+    ),
     "stats range": lambda: kernels.vocab_stats(random(4), 2, 5),
     "stats empty": lambda: kernels.vocab_stats(random(4), 2, 2),
 }
@@ -243,7 +258,9 @@ def test_isa_choice():
 def import_with_isa(name):
     code = "import whisper_cy.kernels as k; print(k.isa())"
     environment = dict(os.environ, WHISPER_CY_ISA=name)
-    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+    )
 
 
 def test_isa_from_the_environment():

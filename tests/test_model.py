@@ -1,4 +1,6 @@
-"""The network's own promises, on a small random model; parity with others is in test_parity and test_transformers."""
+"""The network's own promises, on a small random model; parity with others is in test_parity and
+test_transformers.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ DIMS = Dims(
 def random_model(threads: int = 2, seed: int = 0) -> Whisper:
     random = np.random.default_rng(seed)
     tensors = {
-        name: (random.standard_normal(shape) * (0.3 if len(shape) == 1 else 0.06)).astype(np.float16)
+        name: (random.standard_normal(shape) * (0.3 if len(shape) == 1 else 0.06)).astype(
+            np.float16
+        )
         for name, shape in DIMS.shapes().items()
     }
     return Whisper(Checkpoint(DIMS, tensors, None, "random"), threads)

@@ -1,4 +1,4 @@
-"""The default thread count: affinity, cores that share their units, and the control group's quota."""
+"""The default thread count: affinity, shared cores, and the control group's quota."""
 
 from __future__ import annotations
 
@@ -35,7 +35,11 @@ def test_unknown_topology_counts_processors(tmp_path):
         ({"app/cpu.max": "max 100000"}, "0::/app", None),
         ({"cpu.max": "200000 100000"}, "0::/", 2.0),
         ({}, "0::/", None),
-        ({"cpu/cpu.cfs_quota_us": "50000", "cpu/cpu.cfs_period_us": "100000"}, "3:cpu:/\n4:memory:/", 0.5),
+        (
+            {"cpu/cpu.cfs_quota_us": "50000", "cpu/cpu.cfs_period_us": "100000"},
+            "3:cpu:/\n4:memory:/",
+            0.5,
+        ),
         ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, "3:cpu:/", None),
     ],
 )
@@ -55,7 +59,9 @@ def test_default_is_within_what_the_process_may_use(monkeypatch):
     assert threads.default_threads() == 1
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinity masks")
+@pytest.mark.skipif(
+    not hasattr(os, "sched_setaffinity"), reason="this system has no affinity masks"
+)
 def test_affinity_is_honoured():
     before = os.sched_getaffinity(0)
     try:

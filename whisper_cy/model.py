@@ -1,10 +1,12 @@
 """Whisper's encoder and decoder over the kernels.
 
-mel (n_mels, 3000) -> Encoder -> features (1500, d) -> KVCache (cross keys and values of every layer, once a window)
+mel (n_mels, 3000) -> Encoder -> features (1500, d)
+features -> KVCache: the cross keys and values of every layer, once a window
 tokens -> Decoder(tokens, cache) -> states -> Decoder.logits -> (rows, n_vocab)
 
-Weights are packed when the model is made, in half precision where that holds every value exactly (as OpenAI's do);
-arithmetic is float32. A model is never changed by a call: what a call changes is in its own KVCache and arrays.
+Weights are packed when the model is made, in half precision where that holds every value exactly
+(as OpenAI's do); arithmetic is float32. A model is never changed by a call: what a call changes is
+in its own KVCache and arrays.
 """
 
 from __future__ import annotations
@@ -57,7 +59,7 @@ class LayerNorm:
 
 
 class Conv:
-    """Convolution of width 3 over time, padding 1: a Linear over rows of three neighbouring frames."""
+    """Convolution of width 3, padding 1: a Linear over rows of three neighbouring frames."""
 
     def __init__(self, tensors: Tensors, name: str, stride: int, threads: int) -> None:
         weight = tensors[f"{name}.weight"].transpose(0, 2, 1)  # (n, 3, channels)
@@ -73,7 +75,7 @@ class Conv:
 
 
 class EncoderBuffers:
-    """The arrays of one encoder pass. `hidden` is either the MLP's or the attention's, never both at once."""
+    """The arrays of one encoder pass. `hidden` is the MLP's or the attention's, never both."""
 
     def __init__(self, n_ctx: int, n_state: int, n_head: int) -> None:
         self.x, self.y, self.normed = np.empty((3, n_ctx, n_state), np.float32)
@@ -141,7 +143,8 @@ class Encoder:
 class KVCache:
     """What a decoding call remembers: `rows` token histories over one window of audio.
 
-    cross[layer]: keys and values of the audio, shared by all rows. own[layer][row]: those of the tokens so far.
+    cross[layer]: keys and values of the audio, shared by all rows. own[layer][row]: those of the
+    tokens so far.
     """
 
     def __init__(self, cross: list[kernels.HeadCache], own: list[list[kernels.HeadCache]]) -> None:
@@ -154,7 +157,7 @@ class KVCache:
         return len(self.own[0])
 
     def reorder(self, indices: Sequence[int]) -> None:
-        """Row i goes on from what was row indices[i]; a row may be taken several times or not at all."""
+        """Row i goes on from what was row indices[i]; a row may be taken often or never."""
         for layer in self.own:
             taken: set[int] = set()
             rows = []
@@ -171,7 +174,7 @@ class KVCache:
 
 
 class DecoderBlock:
-    """Causal self-attention, attention to the audio, MLP; each on its layer norm, added to its input."""
+    """Causal self-attention, attention to the audio, MLP: each on a layer norm, then added."""
 
     def __init__(self, tensors: Tensors, name: str, threads: int) -> None:
         self.attn_ln = LayerNorm(tensors, f"{name}.attn_ln", threads)
@@ -189,7 +192,7 @@ class DecoderBlock:
     def __call__(
         self, x: Array, own: list[kernels.HeadCache], cross: kernels.HeadCache, length: int
     ) -> Array:
-        """x (rows * n, n_state), n new positions a row after `length` old ones -> the same shape."""
+        """x (rows * n, n_state): n positions a row after `length` old ones -> the same shape."""
         x = self.out(self._attend(x, own, length), residual=x)
         query = self.cross_query(self.cross_attn_ln(x))
         audio = kernels.attention(query, cross, cross.capacity, threads=self.threads)
@@ -201,7 +204,9 @@ class DecoderBlock:
         qkv, mixed = self.qkv(self.attn_ln(x)), np.empty_like(x)
         for row, heads in enumerate(own):
             new = qkv[row * n : (row + 1) * n]
-            heads.store(new[:, n_state : 2 * n_state], new[:, 2 * n_state :], length, threads=self.threads)
+            heads.store(
+                new[:, n_state : 2 * n_state], new[:, 2 * n_state :], length, threads=self.threads
+            )
             kernels.attention(
                 new[:, :n_state],
                 heads,
@@ -213,7 +218,7 @@ class DecoderBlock:
         return mixed
 
     def hear(self, features: Array, n_head: int) -> kernels.HeadCache:
-        """features (n_audio_ctx, n_state) -> their keys and values for this block's cross-attention."""
+        """features (n_audio_ctx, n_state) -> keys and values of this block's cross-attention."""
         n_ctx, n_state = features.shape
         heads, kv = kernels.HeadCache(n_head, n_ctx), self.cross_key_value(features)
         heads.store(kv[:, :n_state], kv[:, n_state:], 0, threads=self.threads)
@@ -245,7 +250,7 @@ class Decoder:
         """tokens (rows, n), appended to the cache -> states (rows, n, n_state)."""
         rows, n = tokens.shape
         end = cache.length + n
-        if rows != cache.rows or not 0 < n or end > self.dims.n_text_ctx:
+        if rows != cache.rows or n < 1 or end > self.dims.n_text_ctx:
             raise ValueError(
                 f"tokens {tokens.shape} do not fit a cache of {cache.rows} rows at position "
                 f"{cache.length} of {self.dims.n_text_ctx}"
@@ -316,7 +321,7 @@ def linear(tensors: Tensors, name: str, threads: int) -> Linear:
 
 
 def fused(tensors: Tensors, name: str, parts: Sequence[str], threads: int) -> Linear:
-    """Several projections of one input as one Linear. Whisper's key projection has no bias: zeros stand for it."""
+    """Several projections of one input as one Linear; zeros for the bias that keys have not."""
     weights = [tensors[f"{name}.{part}.weight"] for part in parts]
     zeros = np.zeros(len(weights[0]), np.float32)
     biases = [zeros if part == "key" else tensors[f"{name}.{part}.bias"] for part in parts]

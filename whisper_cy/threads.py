@@ -1,4 +1,4 @@
-"""How many threads to use when the caller does not say: the physical cores this process may run on."""
+"""How many threads to use when the caller does not say: the physical cores it may run on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ CGROUP_FOLDER = Path("/sys/fs/cgroup")
 
 
 def default_threads() -> int:
-    """Physical cores within the process's affinity mask, no more than its control group's quota; at least 1."""
+    """Physical cores within the process's affinity mask, no more than its control group's quota; at
+    least 1.
+    """
     cores = physical_cores(allowed_processors())
     quota = cgroup_quota()
     return max(1, cores if quota is None else min(cores, int(quota)))
@@ -23,7 +25,7 @@ def allowed_processors() -> set[int]:
 
 
 def physical_cores(processors: set[int], folder: Path = CPU_FOLDER) -> int:
-    """Distinct cores among the logical processors; those whose core is unknown count as one each."""
+    """Distinct cores among the processors; those whose core is unknown count as one each."""
     return len({core_of(processor, folder) for processor in processors})
 
 
@@ -34,7 +36,9 @@ def core_of(processor: int, folder: Path) -> str:
 
 
 def cgroup_quota(folder: Path = CGROUP_FOLDER, membership: Path | None = None) -> float | None:
-    """Processors' worth of time the control group grants, the least of all levels above; None: no limit."""
+    """Processors' worth of time the control group grants, the least of all levels above; None: no
+    limit.
+    """
     lines = _read(membership or Path("/proc/self/cgroup")).splitlines()
     quotas = []
     for line in lines:
@@ -43,12 +47,16 @@ def cgroup_quota(folder: Path = CGROUP_FOLDER, membership: Path | None = None) -
             continue
         root = folder / controllers if controllers else folder
         group = root / path.lstrip("/")
-        quotas += [_quota(level) for level in (group, *group.parents) if root in (level, *level.parents)]
+        quotas += [
+            _quota(level) for level in (group, *group.parents) if root in (level, *level.parents)
+        ]
     return min((quota for quota in quotas if quota), default=None)
 
 
 def _quota(group: Path) -> float | None:
-    """cpu.max of version 2 holds 'quota period' or 'max period'; version 1 has a file for each, -1 for no limit."""
+    """cpu.max of version 2 holds 'quota period' or 'max period'; version 1 has a file for each, -1
+    for no limit.
+    """
     fields = _read(group / "cpu.max").split()
     if not fields:
         fields = [_read(group / "cpu.cfs_quota_us"), _read(group / "cpu.cfs_period_us")]
