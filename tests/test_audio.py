@@ -7,6 +7,7 @@ import io
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import warnings
 
@@ -605,6 +606,16 @@ def test_decoding_can_be_cancelled_and_leaves_nothing_open(sound):
 def open_files():
     folder = "/proc/self/fd"
     return len(os.listdir(folder)) if os.path.isdir(folder) else 0
+
+
+class FullDisk(io.BytesIO):
+    def write(self, data):
+        raise OSError(28, "No space left on device")
+
+
+def test_a_full_disk(sound, monkeypatch):
+    monkeypatch.setattr(tempfile, "SpooledTemporaryFile", lambda **options: FullDisk())
+    refused(sound, tempfile.gettempdir(), "No space left")
 
 
 # --- cost ----------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ path, '-', bytes or file object -> a real file -> soundfile, else PyAV -> channe
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shutil
@@ -45,9 +46,7 @@ def open_file(source: object) -> tuple[str, IO[bytes]]:
     if isinstance(source, (str, os.PathLike)):
         return _open_path(source)
     if isinstance(source, (bytes, bytearray, memoryview)):
-        file = _temporary_file()
-        file.write(source)
-        return "the bytes given", _checked_not_empty(file, "the bytes given")
+        return "the bytes given", _copied(io.BytesIO(source), "the bytes given")
     if hasattr(source, "read"):
         name = getattr(source, "name", None)
         name = name if isinstance(name, str) else "the file object given"
@@ -76,20 +75,20 @@ def _open_path(path: str | os.PathLike[str]) -> tuple[str, IO[bytes]]:
         return name, _copied(file, name)
 
 
-def _temporary_file() -> IO[bytes]:
-    return tempfile.TemporaryFile(buffering=0)
-
-
 def _copied(stream: Any, name: str) -> IO[bytes]:
     """What is left of a stream, in a temporary file: libsndfile and FFmpeg seek."""
     if isinstance(stream.read(0), str):
         raise OptionError(f"{name}: is opened as text; open it in binary mode ('rb')")
-    file = _temporary_file()
+    file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - the caller closes it
     try:
-        shutil.copyfileobj(stream, file, 1 << 20)
+        # writes through a buffered twin: an unbuffered file may take less than it is given
+        with os.fdopen(os.dup(file.fileno()), "wb") as writer:
+            shutil.copyfileobj(stream, writer, 1 << 20)
     except OSError as error:
         file.close()
-        raise AudioError(f"{name}: cannot be read to its end ({error})") from None
+        raise AudioError(
+            f"{name}: cannot be copied to {tempfile.gettempdir()} to be decoded ({error})"
+        ) from None
     return _checked_not_empty(file, name)
 
 

@@ -122,11 +122,19 @@ class SpooledSamples(Samples):
         self.n_samples = 0
         try:
             for block in blocks:
-                self._file.write(block.data)
-                self.n_samples += len(block)
+                self._append(block)
         except BaseException:
             self.close()
             raise
+
+    def _append(self, block: Array) -> None:
+        try:
+            self._file.write(block.data)
+        except OSError as error:
+            raise AudioError(
+                f"{tempfile.gettempdir()}: the decoded sound cannot be kept there ({error})"
+            ) from None
+        self.n_samples += len(block)
 
     def read(self, start: int, stop: int) -> Array:
         self._file.seek(start * 4)
