@@ -266,7 +266,7 @@ def test_windows_are_padded_with_zeros_in_mel_space() -> None:
 
 def test_memory_does_not_grow_with_what_was_said(scripted_own: Any) -> None:
     peaks = []
-    for seconds in (120, 1200):
+    for seconds in (60, 420):
         sound = noise(seconds)
         fake = scripted_own(Script(1))
         fake.encode = lambda mel: mel  # FakeModel's own keeps what it was given
@@ -275,7 +275,7 @@ def test_memory_does_not_grow_with_what_was_said(scripted_own: Any) -> None:
         spoken = sum(1 for _ in stream)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert spoken > 50
+    assert spoken > 15
     assert peaks[1] < peaks[0] + 500_000
 
 

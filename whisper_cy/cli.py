@@ -319,13 +319,18 @@ def refuse_what_is_not_there(args: argparse.Namespace) -> None:
 def transcribe_command(arguments: Sequence[str]) -> int:
     args = transcribe_parser().parse_args(arguments)
     refuse_what_is_not_there(args)
-    options = {name: getattr(args, name) for name in DECODE_FLAGS if hasattr(args, name)}
+    options = decode_options(args)
     check_options(options)
     check_outputs(args)
     make_output_dir(Path(args.output_dir))
     model = load(args)
     codes = [transcribe_one(model, audio, args, options) for audio in args.audio]
     return next((code for code in codes if code), 0)
+
+
+def decode_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The flags that were given and are options of the library."""
+    return {name: getattr(args, name) for name in DECODE_FLAGS if hasattr(args, name)}
 
 
 def check_options(options: dict[str, Any]) -> None:
