@@ -38,6 +38,7 @@ from checkpoints import (
 
 from whisper_cy.dims import Dims
 from whisper_cy.errors import ModelError
+from whisper_cy.export import save_hugging_face
 from whisper_cy.hugging_face import hugging_face_name, openai_name
 from whisper_cy.weights import Checkpoint, load_checkpoint
 
@@ -176,6 +177,23 @@ def test_real_weights_through_every_format(tiny_en: Path, tmp_path: Path) -> Non
         path = WRITERS[name](tmp_path, dims, tensors)
         assert_same(load_checkpoint(path), dims, dict(tensors))
         weights_file(path).unlink()  # each is as large as the model
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16", "int8", "int8_float16"])
+def test_models_that_ctranslate2_wrote(
+    kind: str,
+    weights: tuple[Dims, dict[str, Array]],
+    written: Callable[[str], Path],
+    tmp_path: Path,
+) -> None:
+    converters = pytest.importorskip("ctranslate2.converters", reason="ctranslate2 writes them")
+    pytest.importorskip("transformers", reason="ctranslate2's converter reads with it")
+    dims, tensors = weights
+    save_hugging_face(load_checkpoint(written("openai-float32")), tmp_path / "hf")
+    converter = converters.TransformersConverter(str(tmp_path / "hf"))
+    converter.convert(str(tmp_path / "ct2"), quantization=kind)
+    expected = dequantised(tensors, dims) if "int8" in kind else tensors
+    assert_same(load_checkpoint(tmp_path / "ct2"), dims, expected)
 
 
 # --- files that torch wrote ----------------------------------------------------------------------

@@ -64,7 +64,7 @@ class Stored:
             values = (self.data.astype(np.uint32) << np.uint32(16)).view(np.float32)
         elif self.scale is not None:
             columns = (1,) * (self.data.ndim - 1)
-            values = self.data.astype(np.float32) / self.scale.reshape(-1, *columns)
+            values = np.divide(self.data, self.scale.reshape(-1, *columns), dtype=np.float32)
         else:
             values = np.require(self.data, requirements=["C", "A"])
         values.flags.writeable = False
