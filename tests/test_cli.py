@@ -5,7 +5,9 @@ Tests with real weights and real speech skip where there are none (conftest.py).
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -21,6 +23,7 @@ from conftest import project_speech, speech
 import whisper_cy
 from whisper_cy import cli
 from whisper_cy.audio import load_audio
+from whisper_cy.transcribe import Progress
 
 COMMAND = [sys.executable, "-m", "whisper_cy"]
 
@@ -169,6 +172,38 @@ def test_info_names_processor_kernels_and_threads(capsys: pytest.CaptureFixture[
     assert "model" in found
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("errors_shown", "text_shown", "verbose", "bar"),
+    [
+        (True, True, False, True),
+        (True, True, True, False),
+        (True, False, True, True),
+        (False, False, False, False),
+    ],
+)
+def test_a_bar_is_shown_on_a_terminal_without_segments(
+    errors_shown: bool,
+    text_shown: bool,
+    verbose: bool,
+    bar: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    errors = Terminal() if errors_shown else io.StringIO()
+    monkeypatch.setattr(sys, "stderr", errors)
+    monkeypatch.setattr(sys, "stdout", Terminal() if text_shown else io.StringIO())
+    with cli.progress_bar(verbose) as progress:
+        assert (progress is not None) == bar
+        for done in (0.0, 30.0, 60.0):
+            if progress:
+                progress(Progress(done, 60.0))
+    assert ("60/60 s" in errors.getvalue()) == bar
+
+
 # --- where results go ----------------------------------------------------------------------------
 
 
@@ -235,6 +270,48 @@ def test_results_are_those_of_the_library(tiny_en: Path, recording: Path, tmp_pa
     assert len(shown) == len(answer.segments)
     assert shown[0].startswith("[00:0")
     assert shown[0].endswith("] " + answer.segments[0].text)
+
+
+def test_the_language_is_detected_and_said(
+    base: Path, recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [str(recording), "--model", str(base), "-o", str(tmp_path), "--threads", "1"]
+    assert cli.main([*arguments, "-f", "json"]) == 0
+    assert capsys.readouterr().out.startswith("Detected language: English\n")
+    assert json.loads((tmp_path / f"{recording.stem}.json").read_text())["language"] == "en"
+    code, probabilities = whisper_cy.load_model(base, threads=1).detect_language(recording)
+    assert code == "en" == max(probabilities, key=probabilities.__getitem__)
+    assert len(probabilities) == 99
+    assert sum(probabilities.values()) == pytest.approx(1)
+
+
+def test_characters_the_terminal_does_not_know(
+    tiny_en: Path, recording: Path, tmp_path: Path
+) -> None:
+    code = (
+        "import sys; from whisper_cy import cli\n"
+        "cli.print_segment = lambda segment: print('caf\\u00e9')\n"
+        "sys.exit(cli.main(sys.argv[1:]))"
+    )
+    result = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            code,
+            recording,
+            "--model",
+            tiny_en,
+            "-o",
+            tmp_path,
+            "--threads",
+            "1",
+        ],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        timeout=300,
+    )
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert set(result.stdout.split()) == {b"caf?"}
 
 
 def test_standard_input(tiny_en: Path, recording: Path, tmp_path: Path) -> None:

@@ -8,13 +8,14 @@ yet: such flags are refused by name. Heavy modules are imported where they are n
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import platform
 import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -82,6 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     commands = {"info": info_command, "export": export_command}
     command = commands.get(given[0]) if given else None
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal may not know every character
     try:
         with _warnings_as_lines():
             return command(given[1:]) if command else transcribe_command(given)
@@ -437,7 +440,7 @@ def progress_bar(verbose: bool) -> Iterator[Callable[[Progress], None] | None]:
         return
     from tqdm import tqdm
 
-    with tqdm(unit="s", bar_format=BAR_FORMAT, leave=False) as bar:
+    with tqdm(total=0.0, bar_format=BAR_FORMAT, leave=False) as bar:
 
         def show(progress: Progress) -> None:
             bar.total = progress.total
@@ -471,11 +474,21 @@ def information() -> Iterator[tuple[str, str]]:
     yield "level in use", kernels.isa()
     yield "threads", str(threads.default_threads())
     yield "default model", models.default_model()
-    installed = models.installed_models()
-    for name, path in installed.items():
+    found = list(local_models())
+    for name, path in found:
         yield "model", f"{name} in {path}"
-    if not installed:
-        yield "model", "no weights package is installed; names are looked up in the hub"
+    if not found:
+        yield "model", "none here: names are downloaded from the Hugging Face Hub"
+
+
+def local_models() -> Iterator[tuple[str, Path]]:
+    """Name and path of every model that loads without a network."""
+    from .errors import ModelError
+    from .models import available_models, resolve
+
+    for name in available_models():
+        with suppress(ModelError):
+            yield name, resolve(name, local_files_only=True)
 
 
 def processor_name() -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
 from operator import index
 from typing import TYPE_CHECKING, Any, Protocol
@@ -140,11 +140,6 @@ def parse_suppress_tokens(value: str | Iterable[int] | None) -> tuple[int, ...]:
             f"not {value!r}"
         )
     return tokens
-
-
-def options_from_keywords(kind: type[Any], options: dict[str, Any]) -> dict[str, Any]:
-    """Those of `options` which are fields of the dataclass `kind`."""
-    return {f.name: options[f.name] for f in fields(kind) if f.name in options}
 
 
 # --- rules: each masks, in place, what may not come next -----------------------------------------

@@ -25,7 +25,6 @@ from .decoding import (
     WindowDecoder,
     check_cancelled,
     detect_language,
-    options_from_keywords,
     require_bool,
     require_number,
     require_text,
@@ -112,16 +111,16 @@ class TranscribeOptions:
     @staticmethod
     def from_keywords(options: dict[str, Any]) -> TranscribeOptions:
         """Keywords of transcribe(), those of DecodingOptions among them."""
-        own = [f.name for f in fields(TranscribeOptions) if f.name != "decoding"]
-        known = {*own, *(f.name for f in fields(DecodingOptions))} - INSTEAD.keys()
+        of_window = {f.name for f in fields(DecodingOptions)} - INSTEAD.keys()
+        of_recording = {f.name for f in fields(TranscribeOptions)} - {"decoding"}
         for name in options:
-            if name not in known:
-                raise OptionError(_unknown_option(name, sorted(known)))
-        decoding = options_from_keywords(DecodingOptions, options)
+            if name not in of_window | of_recording:
+                raise OptionError(_unknown_option(name, sorted(of_window | of_recording)))
+        decoding = {name: value for name, value in options.items() if name in of_window}
         if isinstance(decoding.get("temperature"), (list, tuple)):
             decoding["temperature"] = _single_temperature(decoding["temperature"])
-        chosen = {name: options[name] for name in own if name in options}
-        return TranscribeOptions(**chosen, decoding=DecodingOptions(**decoding))
+        others = {name: value for name, value in options.items() if name in of_recording}
+        return TranscribeOptions(**others, decoding=DecodingOptions(**decoding))
 
 
 def _unknown_option(name: str, known: Sequence[str]) -> str:
@@ -262,13 +261,13 @@ class SegmentStream(Iterator[Segment]):
         return features
 
     def _windows(self, log_mel: LogMel, first: Array | None) -> Iterator[Segment]:
-        """first: features of the first 30 s of the padded recording, or None."""
         history = self._prompt_history()
         seek, content_frames = 0, log_mel.content_frames
         self._report(seek, content_frames)
         while seek < content_frames:
             n_frames = min(N_FRAMES, content_frames - seek)
             features = self._features(log_mel, seek, n_frames, first)
+            first = None
             result = self._decoder.decode(features, history.prompt(), self._options.cancel)
             cut = self._cut(result, n_frames)
             segments = [self._segment(seek, piece, result) for piece in cut.pieces]
@@ -278,9 +277,10 @@ class SegmentStream(Iterator[Segment]):
             self._report(min(seek, content_frames), content_frames)
 
     def _features(self, log_mel: LogMel, seek: int, n_frames: int, first: Array | None) -> Array:
+        """Of the window at `seek`; first: those of the opening 30 s, for the first window."""
         check_cancelled(self._options.cancel)
         # A shorter window ends in zeros of the mel, the opening one in the mel of silence.
-        if first is not None and seek == 0 and n_frames == N_FRAMES:
+        if first is not None and n_frames == N_FRAMES:
             return first
         return self._model.encode(padded_window(log_mel, seek, n_frames))
 
