@@ -443,8 +443,8 @@ def progress_bar(verbose: bool) -> Iterator[Callable[[Progress], None] | None]:
     with tqdm(total=0.0, bar_format=BAR_FORMAT, leave=False) as bar:
 
         def show(progress: Progress) -> None:
-            bar.total = progress.total
-            bar.update(progress.done - bar.n)
+            bar.total, bar.n = progress.total, progress.done
+            bar.refresh()
 
         yield show
 
