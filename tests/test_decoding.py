@@ -206,6 +206,7 @@ WRONG = [
     ({"language": 5}, "language"),
     ({"temperature": 0.2}, "temperature"),
     ({"temperature": "hot"}, "temperature"),
+    ({"temperature": None}, "temperature"),
     ({"sample_len": 0}, "sample_len"),
     ({"sample_len": 2.5}, "sample_len"),
     ({"best_of": 5}, "best_of"),
@@ -237,6 +238,8 @@ def test_wrong_option_is_named(options: dict[str, Any], named: str) -> None:
     [
         (ENGLISH, {"suppress_tokens": [51864]}, "suppress_tokens"),
         (ENGLISH, {"prefix": [1] * 300}, "prefix"),
+        (ENGLISH, {"prefix": [51864]}, "prefix: 51864"),
+        (ENGLISH, {"prompt": [-1]}, "prompt: -1"),
         (MULTILINGUAL, {"language": "yue"}, "yue"),
     ],
     ids=str,

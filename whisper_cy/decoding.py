@@ -121,7 +121,7 @@ class DecodingOptions:
             if getattr(self, name) is not None:
                 raise OptionError(f"{name}: {feature} is not available yet; leave it at None")
         require_number("temperature", self.temperature, 0, 1)
-        if self.temperature:
+        if self.temperature != 0:
             raise OptionError("temperature: sampling is not available yet; leave it at 0")
         if self.fp16:
             raise OptionError("fp16: the arithmetic here is float32; leave it at False")
@@ -282,14 +282,10 @@ class WindowDecoder:
         rules: list[Rule] = []
         if options.suppress_blank:
             rules.append(SuppressBlank((*tokenizer.encode(" "), tokenizer.eot)))
-        if suppressed := suppressed_tokens(
-            tokenizer, parse_suppress_tokens(options.suppress_tokens)
-        ):
-            if suppressed[-1] >= self.model.dims.n_vocab:
-                raise OptionError(
-                    f"suppress_tokens: {suppressed[-1]} is not a token of this model "
-                    f"(0..{self.model.dims.n_vocab - 1})"
-                )
+        asked = parse_suppress_tokens(options.suppress_tokens)
+        if asked:
+            suppressed = suppressed_tokens(tokenizer, asked)
+            self._check_tokens("suppress_tokens", suppressed)
             rules.append(SuppressTokens(suppressed))
         if not options.without_timestamps:
             rules.append(self._timestamp_rules(options.max_initial_timestamp))
@@ -312,6 +308,7 @@ class WindowDecoder:
             else self.tokenizer.sot_sequence
         )
         prefix = text_tokens(self.tokenizer, self.options.prefix)
+        self._check_tokens("prefix", prefix)
         room = self.n_ctx // 2 - self.sample_len
         if room > 0:  # openai-whisper too keeps the whole prefix where sample_len leaves no room
             prefix = prefix[-room:]
@@ -320,9 +317,16 @@ class WindowDecoder:
             raise OptionError(f"prefix has {len(prefix)} tokens; it may have {longest} at most")
         return [*sequence, *prefix]
 
+    def _check_tokens(self, name: str, tokens: Sequence[int]) -> None:
+        n_vocab = self.model.dims.n_vocab
+        for token in tokens:
+            if not 0 <= token < n_vocab:
+                raise OptionError(f"{name}: {token} is no token of this model (0..{n_vocab - 1})")
+
     def initial_tokens(self, prompt: str | Sequence[int] | None) -> list[int]:
         """The tokens the decoder starts from, the last 223 of the prompt at their head."""
         previous = text_tokens(self.tokenizer, prompt)
+        self._check_tokens("prompt", previous)
         if not previous:
             return self.start_tokens
         return [self.tokenizer.sot_prev, *previous[-(self.n_ctx // 2 - 1) :], *self.start_tokens]
@@ -404,10 +408,8 @@ def model_tokenizer(
 
 
 def suppressed_tokens(tokenizer: Tokenizer, asked: Iterable[int]) -> list[int]:
-    """The ids to suppress, in order: those asked for and the special ones; none where none is."""
+    """The ids to suppress, ascending: those asked for, and the special ones that are no text."""
     tokens = set(asked)
-    if not tokens:
-        return []
     if -1 in tokens:
         tokens.remove(-1)
         tokens.update(tokenizer.non_speech_tokens)
