@@ -69,3 +69,41 @@ def test_affinity_is_honoured():
         assert threads.default_threads() == 1
     finally:
         os.sched_setaffinity(0, before)
+
+
+def test_pace_keeps_its_threads_while_they_run():
+    pace = threads.Pace(4)
+    for _ in range(1000):
+        pace.observe(wall=0.002, processor=0.0079)
+    assert pace.threads == 4
+
+
+def test_pace_uses_as_many_threads_as_really_ran():
+    pace = threads.Pace(16)
+    pace.observe(wall=0.004, processor=0.060)
+    assert pace.threads == 15
+    alone = threads.Pace(2)
+    alone.observe(wall=0.2, processor=0.21)
+    assert alone.threads == 1
+
+
+def test_pace_tries_again_and_rests_longer_each_time():
+    pace, rests = threads.Pace(2), []
+    for _ in range(10):
+        pace.observe(wall=0.2, processor=0.2)
+        rests.append(0)
+        while pace.threads == 1:
+            pace.observe(wall=0.004, processor=0.004)
+            rests[-1] += 1
+    assert rests[:3] == [64, 128, 256]
+    assert max(rests) == threads.Pace.LONGEST_REST
+    pace.observe(wall=0.002, processor=0.004)
+    pace.observe(wall=0.2, processor=0.2)
+    assert pace._left == threads.Pace.REST
+
+
+def test_one_thread_needs_no_pace():
+    pace = threads.Pace(1)
+    with pace as count:
+        assert count == 1
+    assert pace.threads == 1

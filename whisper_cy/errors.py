@@ -31,7 +31,7 @@ class OutputError(WhisperCyError):
     exit_code = 5
 
 
-class Cancelled(WhisperCyError):
+class Cancelled(WhisperCyError):  # noqa: N818 - what users know from asyncio and futures
     """The caller cancelled the call; what was yielded before stays valid."""
 
     exit_code = 6

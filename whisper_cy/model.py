@@ -19,59 +19,63 @@ from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from . import kernels
+from .threads import Pace, default_threads
 from .weights import Checkpoint, Dims
 
 Array = NDArray[np.float32]
 Tensors = Mapping[str, NDArray[Any]]
 
+PACKING_THREADS = default_threads()
+
 
 class Linear:
     """x (rows, k) -> x W^T + bias (rows, n), then GELU or the residual if asked for."""
 
-    def __init__(self, weight: NDArray[Any], bias: NDArray[Any] | None, threads: int) -> None:
-        self.weight = kernels.Matrix(half_if_exact(weight), threads)
+    def __init__(self, weight: NDArray[Any], bias: NDArray[Any] | None) -> None:
+        self.weight = kernels.Matrix(half_if_exact(weight), PACKING_THREADS)
         self.bias = None if bias is None else float32(bias)
-        self.threads = threads
 
     def __call__(
         self,
         x: Array,
+        threads: int,
         *,
         gelu: bool = False,
         residual: Array | None = None,
         out: Array | None = None,
     ) -> Array:
         return kernels.linear(
-            x, self.weight, self.bias, residual, gelu=gelu, out=out, threads=self.threads
+            x, self.weight, self.bias, residual, gelu=gelu, out=out, threads=threads
         )
 
 
 class LayerNorm:
     """x (rows, n) -> (rows, n)."""
 
-    def __init__(self, tensors: Tensors, name: str, threads: int) -> None:
+    def __init__(self, tensors: Tensors, name: str) -> None:
         self.weight = float32(tensors[f"{name}.weight"])
         self.bias = float32(tensors[f"{name}.bias"])
-        self.threads = threads
 
-    def __call__(self, x: Array, out: Array | None = None) -> Array:
-        return kernels.layer_norm(x, self.weight, self.bias, out=out, threads=self.threads)
+    def __call__(self, x: Array, threads: int, out: Array | None = None) -> Array:
+        return kernels.layer_norm(x, self.weight, self.bias, out=out, threads=threads)
 
 
 class Conv:
     """Convolution of width 3, padding 1: a Linear over rows of three neighbouring frames."""
 
-    def __init__(self, tensors: Tensors, name: str, stride: int, threads: int) -> None:
+    def __init__(self, tensors: Tensors, name: str, stride: int) -> None:
         weight = tensors[f"{name}.weight"].transpose(0, 2, 1)  # (n, 3, channels)
-        self.linear = Linear(weight.reshape(len(weight), -1), tensors[f"{name}.bias"], threads)
+        self.linear = Linear(weight.reshape(len(weight), -1), tensors[f"{name}.bias"])
         self.stride = stride
 
-    def __call__(self, x: Array, residual: Array | None = None, out: Array | None = None) -> Array:
+    def __call__(
+        self, x: Array, threads: int, residual: Array | None = None, out: Array | None = None
+    ) -> Array:
         """x (1 + frames + 1, channels), first and last row zero -> GELU (frames / stride, n)."""
         frames, channels = x.shape[0] - 2, x.shape[1]
         step = x.strides[0]
         rows = as_strided(x, (frames // self.stride, 3 * channels), (step * self.stride, 4))
-        return self.linear(rows, gelu=True, residual=residual, out=out)
+        return self.linear(rows, threads, gelu=True, residual=residual, out=out)
 
 
 class EncoderBuffers:
@@ -89,40 +93,40 @@ class EncoderBuffers:
 class EncoderBlock:
     """Self-attention and MLP, each on the layer norm of its input and added to it."""
 
-    def __init__(self, tensors: Tensors, name: str, threads: int) -> None:
-        self.attn_ln = LayerNorm(tensors, f"{name}.attn_ln", threads)
-        self.qkv = fused(tensors, f"{name}.attn", ("query", "key", "value"), threads)
-        self.out = linear(tensors, f"{name}.attn.out", threads)
-        self.mlp_ln = LayerNorm(tensors, f"{name}.mlp_ln", threads)
-        self.mlp_in = linear(tensors, f"{name}.mlp.0", threads)
-        self.mlp_out = linear(tensors, f"{name}.mlp.2", threads)
-        self.threads = threads
+    def __init__(self, tensors: Tensors, name: str) -> None:
+        self.attn_ln = LayerNorm(tensors, f"{name}.attn_ln")
+        self.qkv = fused(tensors, f"{name}.attn", ("query", "key", "value"))
+        self.out = linear(tensors, f"{name}.attn.out")
+        self.mlp_ln = LayerNorm(tensors, f"{name}.mlp_ln")
+        self.mlp_in = linear(tensors, f"{name}.mlp.0")
+        self.mlp_out = linear(tensors, f"{name}.mlp.2")
 
-    def __call__(self, work: EncoderBuffers) -> None:
+    def __call__(self, work: EncoderBuffers, threads: int) -> None:
         """work.x (n_ctx, n_state) -> work.x."""
         n_ctx, n_state = work.x.shape
-        self.qkv(self.attn_ln(work.x, out=work.normed), out=work.qkv)
+        self.qkv(self.attn_ln(work.x, threads, out=work.normed), threads, out=work.qkv)
         q, k, v = (work.qkv[:, i * n_state : (i + 1) * n_state] for i in range(3))
-        work.heads.store(k, v, 0, threads=self.threads)
-        kernels.attention(q, work.heads, n_ctx, out=work.mixed, threads=self.threads)
-        self.out(work.mixed, residual=work.x, out=work.y)
-        self.mlp_in(self.mlp_ln(work.y, out=work.normed), gelu=True, out=work.hidden)
-        self.mlp_out(work.hidden, residual=work.y, out=work.x)
+        work.heads.store(k, v, 0, threads=threads)
+        kernels.attention(q, work.heads, n_ctx, out=work.mixed, threads=threads)
+        self.out(work.mixed, threads, residual=work.x, out=work.y)
+        self.mlp_ln(work.y, threads, out=work.normed)
+        self.mlp_in(work.normed, threads, gelu=True, out=work.hidden)
+        self.mlp_out(work.hidden, threads, residual=work.y, out=work.x)
 
 
 class Encoder:
     """Log-mel spectrogram -> audio features."""
 
-    def __init__(self, dims: Dims, tensors: Tensors, threads: int) -> None:
+    def __init__(self, dims: Dims, tensors: Tensors) -> None:
         self.dims = dims
-        self.conv1 = Conv(tensors, "encoder.conv1", 1, threads)
-        self.conv2 = Conv(tensors, "encoder.conv2", 2, threads)
+        self.conv1 = Conv(tensors, "encoder.conv1", 1)
+        self.conv2 = Conv(tensors, "encoder.conv2", 2)
         self.positional_embedding = float32(tensors["encoder.positional_embedding"])
         names = [f"encoder.blocks.{i}" for i in range(dims.n_audio_layer)]
-        self.blocks = [EncoderBlock(tensors, name, threads) for name in names]
-        self.ln_post = LayerNorm(tensors, "encoder.ln_post", threads)
+        self.blocks = [EncoderBlock(tensors, name) for name in names]
+        self.ln_post = LayerNorm(tensors, "encoder.ln_post")
 
-    def __call__(self, mel: Array) -> Array:
+    def __call__(self, mel: Array, threads: int) -> Array:
         """mel (n_mels, 2 * n_audio_ctx) -> features (n_audio_ctx, n_state)."""
         dims = self.dims
         frames = 2 * dims.n_audio_ctx
@@ -132,24 +136,27 @@ class Encoder:
         padded[1:-1] = mel.T
         convolved = np.empty((frames + 2, dims.n_audio_state), np.float32)
         convolved[[0, -1]] = 0.0
-        self.conv1(padded, out=convolved[1:-1])
+        self.conv1(padded, threads, out=convolved[1:-1])
         work = EncoderBuffers(dims.n_audio_ctx, dims.n_audio_state, dims.n_audio_head)
-        self.conv2(convolved, residual=self.positional_embedding, out=work.x)
+        self.conv2(convolved, threads, residual=self.positional_embedding, out=work.x)
         for block in self.blocks:
-            block(work)
-        return self.ln_post(work.x)
+            block(work, threads)
+        return self.ln_post(work.x, threads)
 
 
 class KVCache:
     """What a decoding call remembers: `rows` token histories over one window of audio.
 
     cross[layer]: keys and values of the audio, shared by all rows. own[layer][row]: those of the
-    tokens so far.
+    tokens so far. pace: how many threads its steps use.
     """
 
-    def __init__(self, cross: list[kernels.HeadCache], own: list[list[kernels.HeadCache]]) -> None:
+    def __init__(
+        self, cross: list[kernels.HeadCache], own: list[list[kernels.HeadCache]], pace: Pace
+    ) -> None:
         self.cross = cross
         self.own = own
+        self.pace = pace
         self.length = 0
 
     @property
@@ -176,75 +183,67 @@ class KVCache:
 class DecoderBlock:
     """Causal self-attention, attention to the audio, MLP: each on a layer norm, then added."""
 
-    def __init__(self, tensors: Tensors, name: str, threads: int) -> None:
-        self.attn_ln = LayerNorm(tensors, f"{name}.attn_ln", threads)
-        self.qkv = fused(tensors, f"{name}.attn", ("query", "key", "value"), threads)
-        self.out = linear(tensors, f"{name}.attn.out", threads)
-        self.cross_attn_ln = LayerNorm(tensors, f"{name}.cross_attn_ln", threads)
-        self.cross_query = linear(tensors, f"{name}.cross_attn.query", threads)
-        self.cross_key_value = fused(tensors, f"{name}.cross_attn", ("key", "value"), threads)
-        self.cross_out = linear(tensors, f"{name}.cross_attn.out", threads)
-        self.mlp_ln = LayerNorm(tensors, f"{name}.mlp_ln", threads)
-        self.mlp_in = linear(tensors, f"{name}.mlp.0", threads)
-        self.mlp_out = linear(tensors, f"{name}.mlp.2", threads)
-        self.threads = threads
+    def __init__(self, tensors: Tensors, name: str) -> None:
+        self.attn_ln = LayerNorm(tensors, f"{name}.attn_ln")
+        self.qkv = fused(tensors, f"{name}.attn", ("query", "key", "value"))
+        self.out = linear(tensors, f"{name}.attn.out")
+        self.cross_attn_ln = LayerNorm(tensors, f"{name}.cross_attn_ln")
+        self.cross_query = linear(tensors, f"{name}.cross_attn.query")
+        self.cross_key_value = fused(tensors, f"{name}.cross_attn", ("key", "value"))
+        self.cross_out = linear(tensors, f"{name}.cross_attn.out")
+        self.mlp_ln = LayerNorm(tensors, f"{name}.mlp_ln")
+        self.mlp_in = linear(tensors, f"{name}.mlp.0")
+        self.mlp_out = linear(tensors, f"{name}.mlp.2")
 
-    def __call__(
-        self, x: Array, own: list[kernels.HeadCache], cross: kernels.HeadCache, length: int
-    ) -> Array:
-        """x (rows * n, n_state): n positions a row after `length` old ones -> the same shape."""
-        x = self.out(self._attend(x, own, length), residual=x)
-        query = self.cross_query(self.cross_attn_ln(x))
-        audio = kernels.attention(query, cross, cross.capacity, threads=self.threads)
-        x = self.cross_out(audio, residual=x)
-        return self.mlp_out(self.mlp_in(self.mlp_ln(x), gelu=True), residual=x)
+    def __call__(self, x: Array, cache: KVCache, layer: int, threads: int) -> Array:
+        """x (rows * n, n_state): n new positions a row -> the same shape."""
+        x = self.out(self._attend(x, cache.own[layer], cache.length, threads), threads, residual=x)
+        query = self.cross_query(self.cross_attn_ln(x, threads), threads)
+        cross = cache.cross[layer]
+        audio = kernels.attention(query, cross, cross.capacity, threads=threads)
+        x = self.cross_out(audio, threads, residual=x)
+        hidden = self.mlp_in(self.mlp_ln(x, threads), threads, gelu=True)
+        return self.mlp_out(hidden, threads, residual=x)
 
-    def _attend(self, x: Array, own: list[kernels.HeadCache], length: int) -> Array:
+    def _attend(self, x: Array, own: list[kernels.HeadCache], length: int, threads: int) -> Array:
+        """Self-attention of each row's new positions, which go into its cache after `length`."""
         n_state, n = x.shape[1], len(x) // len(own)
-        qkv, mixed = self.qkv(self.attn_ln(x)), np.empty_like(x)
+        qkv, mixed = self.qkv(self.attn_ln(x, threads), threads), np.empty_like(x)
         for row, heads in enumerate(own):
-            new = qkv[row * n : (row + 1) * n]
-            heads.store(
-                new[:, n_state : 2 * n_state], new[:, 2 * n_state :], length, threads=self.threads
-            )
-            kernels.attention(
-                new[:, :n_state],
-                heads,
-                length + n,
-                causal=True,
-                out=mixed[row * n : (row + 1) * n],
-                threads=self.threads,
-            )
+            part = slice(row * n, (row + 1) * n)
+            q, k, v = (qkv[part, i * n_state : (i + 1) * n_state] for i in range(3))
+            heads.store(k, v, length, threads=threads)
+            kernels.attention(q, heads, length + n, causal=True, out=mixed[part], threads=threads)
         return mixed
 
-    def hear(self, features: Array, n_head: int) -> kernels.HeadCache:
+    def hear(self, features: Array, n_head: int, threads: int) -> kernels.HeadCache:
         """features (n_audio_ctx, n_state) -> keys and values of this block's cross-attention."""
         n_ctx, n_state = features.shape
-        heads, kv = kernels.HeadCache(n_head, n_ctx), self.cross_key_value(features)
-        heads.store(kv[:, :n_state], kv[:, n_state:], 0, threads=self.threads)
+        heads, kv = kernels.HeadCache(n_head, n_ctx), self.cross_key_value(features, threads)
+        heads.store(kv[:, :n_state], kv[:, n_state:], 0, threads=threads)
         return heads
 
 
 class Decoder:
     """Tokens and audio features -> logits of the next token."""
 
-    def __init__(self, dims: Dims, tensors: Tensors, threads: int) -> None:
+    def __init__(self, dims: Dims, tensors: Tensors) -> None:
         self.dims = dims
-        self.token_embedding = Linear(tensors["decoder.token_embedding.weight"], None, threads)
+        self.token_embedding = Linear(tensors["decoder.token_embedding.weight"], None)
         self.positional_embedding = float32(tensors["decoder.positional_embedding"])
         names = [f"decoder.blocks.{i}" for i in range(dims.n_text_layer)]
-        self.blocks = [DecoderBlock(tensors, name, threads) for name in names]
-        self.ln = LayerNorm(tensors, "decoder.ln", threads)
+        self.blocks = [DecoderBlock(tensors, name) for name in names]
+        self.ln = LayerNorm(tensors, "decoder.ln")
 
-    def start(self, features: Array, rows: int) -> KVCache:
+    def start(self, features: Array, rows: int, threads: int) -> KVCache:
         """features (n_audio_ctx, n_state) -> a cache of `rows` empty histories."""
         dims = self.dims
-        cross = [block.hear(features, dims.n_text_head) for block in self.blocks]
+        cross = [block.hear(features, dims.n_text_head, threads) for block in self.blocks]
         own = [
             [kernels.HeadCache(dims.n_text_head, dims.n_text_ctx) for _ in range(rows)]
             for _ in self.blocks
         ]
-        return KVCache(cross, own)
+        return KVCache(cross, own, Pace(threads))
 
     def __call__(self, tokens: NDArray[np.integer[Any]], cache: KVCache) -> Array:
         """tokens (rows, n), appended to the cache -> states (rows, n, n_state)."""
@@ -258,14 +257,16 @@ class Decoder:
         position = np.tile(self.positional_embedding[cache.length : end], (rows, 1))
         ids = np.ascontiguousarray(tokens, np.int32).reshape(-1)
         x = kernels.embed(ids, self.token_embedding.weight, position)
-        for block, own, cross in zip(self.blocks, cache.own, cache.cross, strict=True):
-            x = block(x, own, cross, cache.length)
+        with cache.pace as threads:
+            for layer, block in enumerate(self.blocks):
+                x = block(x, cache, layer, threads)
+            x = self.ln(x, threads)
         cache.length = end
-        return self.ln(x).reshape(rows, n, -1)
+        return x.reshape(rows, n, -1)
 
-    def logits(self, states: Array) -> Array:
+    def logits(self, states: Array, threads: int) -> Array:
         """states (m, n_state) -> (m, n_vocab)."""
-        return self.token_embedding(states)
+        return self.token_embedding(states, threads)
 
 
 class Whisper:
@@ -275,8 +276,8 @@ class Whisper:
         self.dims = checkpoint.dims
         self.alignment_heads = checkpoint.alignment_heads
         self.threads = threads
-        self.encoder = Encoder(self.dims, checkpoint.tensors, threads)
-        self.decoder = Decoder(self.dims, checkpoint.tensors, threads)
+        self.encoder = Encoder(self.dims, checkpoint.tensors)
+        self.decoder = Decoder(self.dims, checkpoint.tensors)
 
     @property
     def is_multilingual(self) -> bool:
@@ -288,19 +289,19 @@ class Whisper:
 
     def encode(self, mel: Array) -> Array:
         """mel (n_mels, 3000) -> features (1500, n_state)."""
-        return self.encoder(mel)
+        return self.encoder(mel, self.threads)
 
     def new_cache(self, features: Array, rows: int = 1) -> KVCache:
         """features (1500, n_state) -> the cache of `rows` decodings of that audio."""
-        return self.decoder.start(features, rows)
+        return self.decoder.start(features, rows, self.threads)
 
     def decode(self, tokens: NDArray[np.integer[Any]], cache: KVCache) -> Array:
         """tokens (rows, n) -> states (rows, n, n_state); the cache grows by n positions."""
         return self.decoder(tokens, cache)
 
-    def logits(self, states: Array) -> Array:
-        """states (m, n_state) -> (m, n_vocab)."""
-        return self.decoder.logits(states)
+    def logits(self, states: Array, cache: KVCache | None = None) -> Array:
+        """states (m, n_state) -> (m, n_vocab), at the pace of the cache they come from if given."""
+        return self.decoder.logits(states, cache.pace.threads if cache else self.threads)
 
 
 def float32(array: NDArray[Any]) -> Array:
@@ -316,13 +317,13 @@ def half_if_exact(weight: NDArray[Any]) -> NDArray[Any]:
     return half if np.array_equal(half, weight) else float32(weight)
 
 
-def linear(tensors: Tensors, name: str, threads: int) -> Linear:
-    return Linear(tensors[f"{name}.weight"], tensors[f"{name}.bias"], threads)
+def linear(tensors: Tensors, name: str) -> Linear:
+    return Linear(tensors[f"{name}.weight"], tensors[f"{name}.bias"])
 
 
-def fused(tensors: Tensors, name: str, parts: Sequence[str], threads: int) -> Linear:
+def fused(tensors: Tensors, name: str, parts: Sequence[str]) -> Linear:
     """Several projections of one input as one Linear; zeros for the bias that keys have not."""
     weights = [tensors[f"{name}.{part}.weight"] for part in parts]
     zeros = np.zeros(len(weights[0]), np.float32)
     biases = [zeros if part == "key" else tensors[f"{name}.{part}.bias"] for part in parts]
-    return Linear(np.concatenate(weights), np.concatenate(biases), threads)
+    return Linear(np.concatenate(weights), np.concatenate(biases))

@@ -1,8 +1,9 @@
-"""How many threads to use when the caller does not say: the physical cores it may run on."""
+"""How many threads to use: the cores the process may run on, fewer while others use them."""
 
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 CPU_FOLDER = Path("/sys/devices/system/cpu")
@@ -72,3 +73,46 @@ def _read(path: Path) -> str:
         return path.read_text().strip()
     except OSError:
         return ""
+
+
+class Pace:
+    """How many threads the next step of one decoding uses.
+
+    A step joins its threads dozens of times. While another process holds a core, each join waits
+    for the scheduler to give that core back, milliseconds a time: fifty times the step itself. Then
+    the processor time of the step falls short of `threads` times its duration, and the next steps
+    use only as many threads as really ran; after a rest, longer each time, all of them again.
+
+        with pace as threads: ...one step...
+    """
+
+    SHORTFALL = 0.3  # threads' worth of time that measuring and waking may lose
+    REST = 64  # steps until the next try with all threads
+    LONGEST_REST = 4096
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.threads = most
+        self._rest = self.REST
+        self._left = 0
+        self._started = (0.0, 0.0)
+
+    def __enter__(self) -> int:
+        self._started = time.perf_counter(), time.process_time()
+        return self.threads
+
+    def __exit__(self, *_: object) -> None:
+        wall, processor = time.perf_counter(), time.process_time()
+        self.observe(wall - self._started[0], processor - self._started[1])
+
+    def observe(self, wall: float, processor: float) -> None:
+        """Learn from a step that took `wall` seconds and `processor` seconds of all threads."""
+        if self.threads < self.most:
+            self._left -= 1
+            if self._left <= 0:
+                self.threads = self.most
+        elif processor < wall * (self.most - self.SHORTFALL):
+            self.threads = max(1, int(processor / wall + self.SHORTFALL))
+            self._left, self._rest = self._rest, min(2 * self._rest, self.LONGEST_REST)
+        else:
+            self._rest = self.REST
