@@ -129,6 +129,11 @@ class Step:
     def near_tie(self) -> bool:
         return self.openai.near_tie and self.own.near_tie
 
+    @property
+    def closeness(self) -> tuple[bool, float]:
+        """Sorts near-ties first, then by the gap."""
+        return not self.near_tie, self.own.gap
+
     def __str__(self) -> str:
         kind = "near-tie" if self.near_tie else "DIFFERENCE"
         return f"{kind} at step {self.index}: openai {self.openai} | whisper-cy {self.own}"
@@ -151,7 +156,7 @@ def replay(model: whisper.Whisper, openai: Logits, own: Logits, window: Window) 
 def deciding_step(steps: list[Step]) -> Step:
     """The first step at which the engines choose differently, or else the closest one."""
     differing = [step for step in steps if step.differs]
-    return differing[0] if differing else min(steps, key=lambda step: step.own.gap)
+    return differing[0] if differing else min(steps, key=lambda step: step.closeness)
 
 
 def _choice(task: DecodingTask, logits: np.ndarray, context: torch.Tensor) -> Choice:

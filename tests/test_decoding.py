@@ -187,7 +187,7 @@ def test_cancelled_at_the_next_token() -> None:
     calls = 0
     logits = model.logits
 
-    def count(states: np.ndarray) -> np.ndarray:
+    def count(states: np.ndarray, cache: object) -> np.ndarray:
         nonlocal calls
         calls += 1
         if calls == 5:

@@ -108,6 +108,19 @@ def test_concurrent_calls_do_not_meet(model, features):
         np.testing.assert_array_equal(results[seed], expected[seed])
 
 
+def test_encoding_can_be_stopped_between_blocks(model):
+    blocks = []
+
+    def check() -> None:
+        blocks.append(len(blocks))
+        if len(blocks) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        model.encode(np.zeros((80, 100), np.float32), check)
+    assert blocks == [0, 1]
+
+
 def test_wrong_shapes_are_refused(model, features):
     with pytest.raises(ValueError, match=r"mel is \(80, 99\)"):
         model.encode(np.zeros((80, 99), np.float32))

@@ -175,7 +175,7 @@ def trace(engines: Engines, name: str, windows: list[Any], tally: Tally) -> None
     deciding = [openai.deciding_step(steps) for steps in traced]
     differing = [index for index, step in enumerate(deciding) if step.differs]
     if not differing:
-        differing = [int(np.argmin([step.own.gap for step in deciding]))]
+        differing = [min(range(len(deciding)), key=lambda index: deciding[index].closeness)]
     for index in differing:
         step = deciding[index]
         line = f"{name}, window {index} of {len(windows)}: {step}"

@@ -351,7 +351,7 @@ class WindowDecoder:
         states = self.model.decode(np.array([initial], dtype=np.int64), cache)
         sot = initial.index(self.tokenizer.sot)
         wanted = sorted({sot, len(initial) - 1})
-        logits = self.model.logits(states[0, wanted])
+        logits = self.model.logits(states[0, wanted], cache)
         _, _, logsumexp = kernels.vocab_stats(logits[0], 0, logits.shape[1])
         no_speech_prob = math.exp(float(logits[0, self.tokenizer.no_speech]) - logsumexp)
         return logits[-1:], no_speech_prob
@@ -376,7 +376,7 @@ class WindowDecoder:
                 break
             check_cancelled(cancel)
             picked = np.array([[h.tokens[-1]] for h in hypotheses], dtype=np.int64)
-            logits = self.model.logits(self.model.decode(picked, cache)[:, -1])
+            logits = self.model.logits(self.model.decode(picked, cache)[:, -1], cache)
         return strategy.best(hypotheses)
 
     def _result(

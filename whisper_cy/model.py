@@ -11,7 +11,7 @@ in its own KVCache and arrays.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,13 @@ from .weights import Checkpoint, Dims
 Array = NDArray[np.float32]
 Tensors = Mapping[str, NDArray[Any]]
 
+Check = Callable[[], None]
+
 PACKING_THREADS = default_threads()
+
+
+def do_nothing() -> None:
+    """The check of a call that nobody cancels."""
 
 
 class Linear:
@@ -126,8 +132,11 @@ class Encoder:
         self.blocks = [EncoderBlock(tensors, name) for name in names]
         self.ln_post = LayerNorm(tensors, "encoder.ln_post")
 
-    def __call__(self, mel: Array, threads: int) -> Array:
-        """mel (n_mels, 2 * n_audio_ctx) -> features (n_audio_ctx, n_state)."""
+    def __call__(self, mel: Array, threads: int, check: Check = do_nothing) -> Array:
+        """mel (n_mels, 2 * n_audio_ctx) -> features (n_audio_ctx, n_state).
+
+        check is called before each block and may raise, to cancel.
+        """
         dims = self.dims
         frames = 2 * dims.n_audio_ctx
         if mel.shape != (dims.n_mels, frames):
@@ -140,6 +149,7 @@ class Encoder:
         work = EncoderBuffers(dims.n_audio_ctx, dims.n_audio_state, dims.n_audio_head)
         self.conv2(convolved, threads, residual=self.positional_embedding, out=work.x)
         for block in self.blocks:
+            check()
             block(work, threads)
         return self.ln_post(work.x, threads)
 
@@ -287,9 +297,9 @@ class Whisper:
     def num_languages(self) -> int:
         return self.dims.num_languages
 
-    def encode(self, mel: Array) -> Array:
-        """mel (n_mels, 3000) -> features (1500, n_state)."""
-        return self.encoder(mel, self.threads)
+    def encode(self, mel: Array, check: Check = do_nothing) -> Array:
+        """mel (n_mels, 3000) -> features (1500, n_state); check, called by blocks, may raise."""
+        return self.encoder(mel, self.threads, check)
 
     def new_cache(self, features: Array, rows: int = 1) -> KVCache:
         """features (1500, n_state) -> the cache of `rows` decodings of that audio."""

@@ -225,6 +225,7 @@ class SegmentStream(Iterator[Segment]):
         self.duration: float | None = None
         self._model = model
         self._options = options
+        self._check = partial(check_cancelled, options.cancel)
         self._asked_language = _known_language(model, options.decoding)
         self._decoder = self._window_decoder(self._asked_language)
         self._segments = self._run(audio)
@@ -242,7 +243,7 @@ class SegmentStream(Iterator[Segment]):
         return WindowDecoder(self._model, replace(self._options.decoding, language=language))
 
     def _run(self, audio: AudioSource) -> Generator[Segment, None, None]:
-        with open_log_mel(self._model, audio, self._options.cancel) as log_mel:
+        with open_log_mel(self._model, audio, self._check) as log_mel:
             self.duration = frames_to_seconds(log_mel.content_frames)
             first = self._settle_language(log_mel)
             for number, segment in enumerate(self._windows(log_mel, first)):
@@ -252,8 +253,7 @@ class SegmentStream(Iterator[Segment]):
         """Detects the language where it was not given -> features of the first 30 s, if made."""
         language, features = self._asked_language, None
         if language is None:
-            check_cancelled(self._options.cancel)
-            features = self._model.encode(opening_window(log_mel))
+            features = self._model.encode(opening_window(log_mel), self._check)
             language, _ = detect_language(self._model, features)
             self.detected = True
             self._decoder = self._window_decoder(language)
@@ -278,11 +278,10 @@ class SegmentStream(Iterator[Segment]):
 
     def _features(self, log_mel: LogMel, seek: int, n_frames: int, first: Array | None) -> Array:
         """Of the window at `seek`; first: those of the opening 30 s, for the first window."""
-        check_cancelled(self._options.cancel)
         # A shorter window ends in zeros of the mel, the opening one in the mel of silence.
         if first is not None and n_frames == N_FRAMES:
             return first
-        return self._model.encode(padded_window(log_mel, seek, n_frames))
+        return self._model.encode(padded_window(log_mel, seek, n_frames), self._check)
 
     def _cut(self, result: DecodingResult, n_frames: int) -> Cut:
         if is_silence(result, self._options):
@@ -342,9 +341,8 @@ class SegmentStream(Iterator[Segment]):
 
 @contextmanager
 def open_log_mel(
-    model: Whisper, audio: AudioSource, cancel: CancelToken | None = None
+    model: Whisper, audio: AudioSource, check: Callable[[], None] | None = None
 ) -> Iterator[LogMel]:
-    check = partial(check_cancelled, cancel)
     with open_audio(audio, check) as samples:
         yield LogMel(samples, model.dims.n_mels, model.threads, check)
 
