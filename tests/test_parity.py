@@ -33,7 +33,7 @@ TORCH_THREADS = 1  # on a busy machine two of its threads wait for each other fo
 RELATIVE_ERROR = 1e-4
 WINDOWS_PER_TIE = 200
 CONCATENATION_SECONDS = 600
-FEW = ("jfk-wav", "lj002-0020", "libri-6313-76958-0021", "wk-es", "lv-sonnet3")
+FEW = ("jfk-wav", "lj002-0020", "wk-es", "lv-sonnet3")
 MODES = {"timestamps": {}, "text only": {"without_timestamps": True}}
 OPTIONS: dict[str, dict[str, Any]] = {
     "initial prompt": {"initial_prompt": "A speech by John F. Kennedy"},
@@ -209,7 +209,7 @@ def check_arrays(engines: Engines, sound: np.ndarray) -> None:
 
 
 def test_arrays(tiny_en: Path) -> None:
-    for recording in few_recordings():
+    for recording in few_recordings()[:3]:
         check_arrays(load(tiny_en), samples(recording.path))
 
 
