@@ -52,7 +52,6 @@ from engines import ENGINES, Job, MissingError
 
 OWN, STANDARD = "whisper-cy", "openai-whisper"
 OTHERS = 0.15  # cores used by other processes above which a measurement is repeated
-ATTEMPTS = 3
 RESULT = "result: "
 LEVELS = {
     "avx2": {
@@ -205,9 +204,9 @@ def report(number: int, name: str, found: dict[str, Any]) -> None:
 def quiet_run(
     arguments: argparse.Namespace, engine: str, clip: Path, long: Path | None
 ) -> dict[str, Any]:
-    """What the quietest of up to ATTEMPTS processes found."""
+    """What the quietest of up to --attempts processes found."""
     best: dict[str, Any] = {}
-    for _ in range(ATTEMPTS):
+    for _ in range(arguments.attempts):
         found = run_process(arguments, engine, clip, long)
         if "missing" in found:
             return found
@@ -400,6 +399,7 @@ def parse(command_line: Sequence[str] | None = None) -> argparse.Namespace:
     add("--threads", type=int, default=2)
     add("--rounds", type=int, default=5)
     add("--long-rounds", type=int, default=3, help="rounds in which the long file is read too")
+    add("--attempts", type=int, default=3, help="processes for a round on a busy machine")
     add("--engines", default=",".join(ENGINES), help="comma-separated, default: %(default)s")
     add("--isa", choices=LEVELS, help="hold every engine that can be held to this level")
     add("--engine", choices=ENGINES, help=argparse.SUPPRESS)  # the inner process
