@@ -80,11 +80,19 @@ def test_pace_keeps_its_threads_while_they_run():
 
 def test_pace_uses_as_many_threads_as_really_ran():
     pace = threads.Pace(16)
-    pace.observe(wall=0.004, processor=0.060)
+    for _ in range(100):
+        pace.observe(wall=0.004, processor=0.060)
     assert pace.threads == 15
     alone = threads.Pace(2)
     alone.observe(wall=0.2, processor=0.21)
     assert alone.threads == 1
+
+
+def test_pace_is_not_misled_by_time_that_is_counted_late():
+    pace = threads.Pace(2)
+    for step in range(1000):
+        pace.observe(wall=0.002, processor=0.006 if step % 2 else 0.002)
+        assert pace.threads == 2
 
 
 def test_pace_tries_again_and_rests_longer_each_time():
@@ -97,7 +105,7 @@ def test_pace_tries_again_and_rests_longer_each_time():
             rests[-1] += 1
     assert rests[:3] == [64, 128, 256]
     assert max(rests) == threads.Pace.LONGEST_REST
-    pace.observe(wall=0.002, processor=0.004)
+    pace.observe(wall=0.1, processor=0.2)
     pace.observe(wall=0.2, processor=0.2)
     assert pace._left == threads.Pace.REST
 

@@ -80,13 +80,17 @@ class Pace:
 
     A step joins its threads dozens of times. While another process holds a core, each join waits
     for the scheduler to give that core back, milliseconds a time: fifty times the step itself. Then
-    the processor time of the step falls short of `threads` times its duration, and the next steps
+    the processor time of the steps falls short of `threads` times their duration, and the next ones
     use only as many threads as really ran; after a rest, longer each time, all of them again.
+
+    Judged over stretches of STRETCH seconds a thread: the system counts the time of a running
+    thread only at its clock's ticks, up to 10 ms late.
 
         with pace as threads: ...one step...
     """
 
-    SHORTFALL = 0.3  # threads' worth of time that measuring and waking may lose
+    SHORTFALL = 0.4  # threads' worth of time that measuring and waking may lose
+    STRETCH = 0.025
     REST = 64  # steps until the next try with all threads
     LONGEST_REST = 4096
 
@@ -96,6 +100,7 @@ class Pace:
         self._rest = self.REST
         self._left = 0
         self._started = (0.0, 0.0)
+        self._wall = self._processor = 0.0  # of the stretch so far
 
     def __enter__(self) -> int:
         self._started = time.perf_counter(), time.process_time()
@@ -111,8 +116,17 @@ class Pace:
             self._left -= 1
             if self._left <= 0:
                 self.threads = self.most
-        elif processor < wall * (self.most - self.SHORTFALL):
-            self.threads = max(1, int(processor / wall + self.SHORTFALL))
-            self._left, self._rest = self._rest, min(2 * self._rest, self.LONGEST_REST)
-        else:
+            return
+        self._wall += wall
+        self._processor += processor
+        if self._wall >= self.STRETCH * self.most:
+            self._judge(self._processor / self._wall)
+            self._wall = self._processor = 0.0
+
+    def _judge(self, running: float) -> None:
+        """running: threads that ran at the same time, on average."""
+        if running >= self.most - self.SHORTFALL:
             self._rest = self.REST
+            return
+        self.threads = max(1, int(running + self.SHORTFALL))
+        self._left, self._rest = self._rest, min(2 * self._rest, self.LONGEST_REST)
