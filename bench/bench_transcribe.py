@@ -21,10 +21,10 @@ MODELS/tiny.en/ holds the same weights in the form each engine reads (pip's name
     openvino-int8/   the same with --weight-format int8
 
 Clip: greedy text without timestamps, thresholds and conditioning. Long: the engine's timestamped
-mode with its own thresholds and conditioning, its number of words beside the time, because an
-engine that stops early is fast. Samples are in memory; log-mel is part of every time. x columns:
-the engine's median over whisper-cy's. Agreement: one less the word error rate against
-openai-whisper's text.
+mode with its own thresholds, no window conditioned on the text before it, its number of words
+beside the time, because an engine that stops early is fast. Samples are in memory; log-mel is part
+of every time. x columns: the engine's median over whisper-cy's. Agreement: one less the word error
+rate against openai-whisper's text.
 """
 
 from __future__ import annotations

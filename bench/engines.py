@@ -3,7 +3,8 @@
 Loading one gives an Engine: `clip` and `long` take samples (n,) float32 at 16 kHz and give text,
 `encoder` gives the seconds of one encoder pass over the clip and `token` the seconds a token takes.
 The clip is decoded greedily without timestamps, thresholds or fallback, the long file in each
-engine's timestamped mode, greedily, with its own thresholds and conditioning on previous text.
+engine's timestamped mode, greedily, with its own thresholds, no window conditioned on the text
+before it: without fallback that starts loops, and OpenVINO never does it.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ CLIP: dict[str, Any] = {
     "no_speech_threshold": None,
     "compression_ratio_threshold": None,
 }
+LONG: dict[str, Any] = {"temperature": 0.0, "condition_on_previous_text": False}
 
 
 class MissingError(Exception):
@@ -105,7 +107,7 @@ def whisper_cy(job: Job) -> Engine:
     clip = {**CLIP, "logprob_threshold": None}
     return Engine(
         clip=lambda samples: model.transcribe(samples, language="en", **clip).text,
-        long=lambda samples: model.transcribe(samples, language="en", temperature=0.0).text,
+        long=lambda samples: model.transcribe(samples, language="en", **LONG).text,
         encoder=lambda: seconds(lambda: model.encode(mel)),
         token=lambda: seconds_a_token(lambda: len(decoder.decode(features).tokens)),
     )
@@ -133,7 +135,7 @@ def openai_whisper(job: Job) -> Engine:
     clip = {**CLIP, **common, "logprob_threshold": None}
     return Engine(
         clip=lambda samples: model.transcribe(samples, **clip)["text"],
-        long=lambda samples: model.transcribe(samples, temperature=0.0, **common)["text"],
+        long=lambda samples: model.transcribe(samples, **LONG, **common)["text"],
         encoder=lambda: seconds(encode),
         token=lambda: seconds_a_token(
             lambda: len(whisper.decode(model, features, options)[0].tokens)
@@ -178,7 +180,7 @@ def faster_whisper(compute_type: str) -> Callable[[Job], Engine]:
         prompt = [50258, 50259, 50359, 50363] if job.multilingual else [50257, 50362]
         common = {"beam_size": 1, "best_of": 1, "language": "en"}
         clip = {**CLIP, **common, "log_prob_threshold": None}
-        long = {**common, "temperature": 0.0}
+        long = {**common, **LONG}
 
         def tokens() -> int:
             answer = model.model.generate(features, [prompt], beam_size=1)
@@ -226,7 +228,7 @@ def whisper_cpp(precision: str) -> Callable[[Job], Engine]:
             "n_max_text_ctx": 0,  # no_context alone keeps the prompt between windows
             **{"suppress_nst": True, "no_timestamps": True, "single_segment": True},
         }
-        long = {**common, "temperature_inc": 0.0, "suppress_nst": True}
+        long = {**common, "temperature_inc": 0.0, "n_max_text_ctx": 0, "suppress_nst": True}
 
         def run(samples: np.ndarray, options: dict[str, Any]) -> str:
             return _joined(model.transcribe(samples, **options))
