@@ -1,4 +1,4 @@
-"""Where the tests find real weights and real speech.
+"""Where the tests find real weights and real speech, and the instruction-set levels they run at.
 
 Weights: WHISPER_CY_TEST_MODELS names a folder with one folder per model (tiny.en, base, in any
 format whisper-cy reads); without it the installed weights packages are used.
@@ -11,13 +11,17 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from whisper_cy import kernels
+
 PROJECT = Path(__file__).resolve().parent.parent
 DATA = PROJECT / "tests" / "data"
+LEVELS = ("baseline", "avx2", "avx512", "avx512vnni", "amx")
 
 
 @dataclass(frozen=True)
@@ -72,3 +76,14 @@ def tiny_en() -> Path:
 def base() -> Path:
     """The weights of base (multilingual)."""
     return weights_path("base")
+
+
+@pytest.fixture(params=LEVELS)
+def level(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each level in turn, in use while the test runs."""
+    if request.param not in kernels.available_isas():
+        pytest.skip(f"this processor or build has no {request.param}")
+    before = kernels.isa()
+    kernels.use_isa(request.param)
+    yield request.param
+    kernels.use_isa(before)

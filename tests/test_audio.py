@@ -20,18 +20,7 @@ from conftest import DATA, speech
 from whisper_cy import audio, kernels
 from whisper_cy.errors import AudioError, OptionError
 
-LEVELS = ("baseline", "avx2", "avx512", "avx512vnni", "amx")
 RATE = audio.SAMPLE_RATE
-
-
-@pytest.fixture(params=LEVELS)
-def level(request):
-    if request.param not in kernels.available_isas():
-        pytest.skip(f"this processor or build has no {request.param}")
-    before = kernels.isa()
-    kernels.use_isa(request.param)
-    yield request.param
-    kernels.use_isa(before)
 
 
 def noise(n_samples, seed=0):

@@ -20,17 +20,6 @@ from whisper_cy import kernels
 from whisper_cy.errors import OptionError
 
 EPSILON = 6e-8
-LEVELS = ("baseline", "avx2", "avx512", "avx512vnni", "amx")
-
-
-@pytest.fixture(params=LEVELS)
-def level(request):
-    if request.param not in kernels.available_isas():
-        pytest.skip(f"this processor or build has no {request.param}")
-    before = kernels.isa()
-    kernels.use_isa(request.param)
-    yield request.param
-    kernels.use_isa(before)
 
 
 @pytest.fixture(params=(1, 2))
