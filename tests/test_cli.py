@@ -365,11 +365,13 @@ def test_an_unwritable_result(tiny_en: Path, recording: Path, tmp_path: Path) ->
 
 
 def start(model: Path, folder: Path, *arguments: Any) -> subprocess.Popen[str]:
+    """The command as a shell starts it in the foreground: a background job may ignore Ctrl-C."""
     return subprocess.Popen(
         [*COMMAND, "--model", model, "--output_dir", folder, "--threads", "1", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
