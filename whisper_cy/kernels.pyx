@@ -349,4 +349,5 @@ def log_mel(const float[::1] samples, MelPlan plan not None, Py_ssize_t n_frames
 
 
 use_isa(os.environ.get("WHISPER_CY_ISA") or available_isas()[0])
-os.register_at_fork(before=release_threads)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=release_threads)
